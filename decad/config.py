@@ -1,0 +1,238 @@
+"""Settings: what all peers of a run agree on (`RunSpec`) and what concerns this machine alone (`PeerConfig`).
+
+Sources, precedence rising: decad.toml, DECAD_* variables, flags. Every message names the key and the source
+that set it. No torch here: `decad status` imports this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from decad.core.schedule import learning_rate
+from decad.errors import ConfigError
+
+PROTOCOL_VERSION = 1
+
+Moments = Literal["rowwise", "gossip", "signal", "none"]
+Encoding = Literal["fp32", "bf16-delta"]
+
+
+class RunSpec(BaseModel):
+    """What every peer of a run agrees on. Its fingerprint is compared before anything is exchanged.
+
+    ``model_fields_set`` tells which fields this operator set; the others may be adopted from a peer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] = "default"
+    """Name of the run: two runs on one network ignore each other."""
+    model_hash: str = ""
+    """SHA-256 over names, shapes, dtypes and values of the base weights; measured, not set."""
+    plan_hash: str = ""
+    """`BlockPlan.fingerprint`; measured, not set."""
+    order: Literal["descending", "ascending", "shuffled"] = "descending"
+    """Order in which a round visits the blocks; 0 is the input side."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of the visiting order and the stochastic rounding; never of the data."""
+    inner_steps: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """R: steps of one block phase."""
+    lr: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    """Peak learning rate, per step."""
+    schedule: str = "constant"
+    """constant | linear:HORIZON[:FLOOR] | cosine:HORIZON[:FLOOR]; HORIZON in steps, FLOOR a share of lr."""
+    moments: Moments = "rowwise"
+    """Moment rule (docs/theory.md)."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """a1 of the paper: decay of the first moment in the local step."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """a2 of the paper: decay of the second moment in the local step."""
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Decoupled (AdamW): lr * weight_decay of the value is taken off each step."""
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest gradient norm over the active block; 0 does not clip."""
+    encoding: Encoding = "fp32"
+    """How the block travels: fp32, or bf16-delta (changes with error feedback, half the bytes)."""
+    overlay: str = "full"
+    """full | ring | exponential | edges:NAME-NAME,NAME-NAME,... with peer names or id prefixes."""
+    eval_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations on held-out data; 0 means at the end of every round."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_parses(cls, value: str) -> str:
+        try:
+            learning_rate(value, 1.0)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("overlay")
+    @classmethod
+    def _overlay_parses(cls, value: str) -> str:
+        if value in ("full", "ring", "exponential"):
+            return value
+        kind, _, edges = value.partition(":")
+        if kind == "edges" and edges and all(len(e.split("-")) == 2 and all(e.split("-")) for e in edges.split(",")):
+            return value
+        raise ValueError("write full, ring, exponential or edges:A-B,B-C (peer names or id prefixes)")
+
+    def canonical(self) -> str:
+        """All fields as JSON with sorted keys: what travels in Hello and is hashed."""
+        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of protocol version and `canonical`."""
+        return hashlib.sha256(f"decad/{PROTOCOL_VERSION}/{self.canonical()}".encode()).hexdigest()
+
+    def differences(self, other: RunSpec) -> dict[str, tuple[Any, Any]]:
+        """Fields that differ: name -> (mine, theirs)."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+
+MEASURED_FIELDS = frozenset({"model_hash", "plan_hash"})
+"""Fields of RunSpec that come from the model directory, never from a setting."""
+
+
+class PeerConfig(BaseModel):
+    """What concerns this machine alone; never compared, never sent (but for ``name``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path
+    """Hugging Face directory of the base model: config.json, tokenizer, safetensors."""
+    data: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Text files or directories of them. Private: they never leave this process."""
+    state_dir: Path
+    """Identity, checkpoints and the control socket of this peer."""
+    listen: str = "127.0.0.1:0"
+    """host:port on which peers may connect; port 0 picks a free one."""
+    peers: tuple[str, ...] = ()
+    """host:port of peers to dial; one that is reachable is enough."""
+    name: Annotated[str, Field(max_length=64, pattern=r"^[\w.-]*$")] = ""
+    """Shown to the other peers; empty shows the id."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Stop once the run's step reaches this; 0 runs until stopped."""
+    seq_len: Annotated[int, Field(ge=8, le=1 << 20)] = 512
+    """Tokens of one sequence."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 4
+    """Sequences of one step."""
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N | mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """In which the model is held; auto: bfloat16 on cuda, else float32. The active block's master copy is fp32."""
+    min_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Neighbours to wait for before the first step."""
+    mdns: bool = True
+    """Announce and look for peers by multicast DNS."""
+    interface: str = ""
+    """Address or name of the network interface for mDNS; empty: those that match ``listen``."""
+    insecure: bool = False
+    """Allow links beyond this machine though they are neither encrypted nor authenticated."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Compute threads of torch; 0 leaves torch's choice."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the data kept aside for evaluation."""
+    eval_batches: Annotated[int, Field(ge=1)] = 16
+    """At most so many batches of held-out data in one evaluation."""
+
+    @field_validator("listen", "peers")
+    @classmethod
+    def _addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for address in (value,) if isinstance(value, str) else value:
+            split_address(address)
+        return value
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port`` -> (host, port). Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{address!r}: put an IPv6 address in brackets, as in [::1]:7700")
+    return host.strip("[]"), int(port)
+
+
+def load_settings(
+    flags: Mapping[str, Any], toml: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> tuple[RunSpec, PeerConfig]:
+    """Merge decad.toml, DECAD_* and flags (None: not given) and validate. Raises ConfigError.
+
+    ``toml`` None reads ./decad.toml if there is one; a path given must exist.
+    """
+    merged: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    known = RunSpec.model_fields.keys() | PeerConfig.model_fields.keys()
+    for origin, settings in (
+        *_toml_settings(toml),
+        ("environment", {k[6:].lower(): v for k, v in environ.items() if k.startswith("DECAD_")}),
+        ("flag", {k: v for k, v in flags.items() if v is not None}),
+    ):
+        for key, value in settings.items():
+            named = _spelling(key, origin)
+            if key not in known or key in MEASURED_FIELDS:
+                raise ConfigError(
+                    f"{named}: there is no such setting. Known settings: "
+                    f"{', '.join(sorted(known - MEASURED_FIELDS))}."
+                )
+            merged[key] = _listed(key, value) if isinstance(value, str) else value
+            source[key] = named
+    merged.setdefault("state_dir", default_state_dir())
+    try:
+        spec = RunSpec(**{k: v for k, v in merged.items() if k in RunSpec.model_fields})
+        peer = PeerConfig(**{k: v for k, v in merged.items() if k in PeerConfig.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "settings"
+        if first["type"] == "missing":
+            raise ConfigError(
+                f"{key} is not set. Give --{key.replace('_', '-')}, set DECAD_{key.upper()}, "
+                f"or write {key} = ... in decad.toml."
+            ) from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{source.get(key, key)} = {merged.get(key)!r} is not accepted: {reason}.") from None
+    return spec, peer
+
+
+def default_state_dir() -> Path:
+    """$XDG_STATE_HOME/decad, else ~/.local/state/decad."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "decad"
+
+
+def _toml_settings(path: Path | None) -> list[tuple[str, dict[str, Any]]]:
+    if path is None:
+        path = Path("decad.toml")
+        if not path.exists():
+            return []
+    try:
+        return [(str(path), tomllib.loads(path.read_text(encoding="utf-8")))]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Check --config.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _spelling(key: str, origin: str) -> str:
+    if origin == "flag":
+        return f"--{key.replace('_', '-')}"
+    return f"DECAD_{key.upper()} (environment)" if origin == "environment" else f"{key} (in {origin})"
+
+
+def _listed(key: str, value: str) -> Any:
+    """Lists are written with commas in variables, in flags, and as a bare string in TOML."""
+    if key in ("peers", "data"):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value

@@ -1,0 +1,68 @@
+"""What the daemon needs of a network: links of ordered byte channels.
+
+A link joins two peers by three channels that never delay one another: ``control`` (small messages,
+beacons), ``blocks`` (the active block) and ``fetch`` (inactive blocks for joiners). Each is reliable and
+ordered in both directions while the link lives; a message arrives whole or not at all.
+Twins: `decad.wire.grpc_transport` (real) and `decad.wire.memory` (tests, the laboratory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+MAX_MESSAGE_BYTES = 4 << 20
+"""Bound of one message in bytes: the largest chunk (2 MiB, a bf16-delta resend in fp32) and its header."""
+
+
+class Channel(Protocol):
+    """One ordered duplex stream of messages."""
+
+    async def send(self, message: bytes) -> None:
+        """Return when the transport has taken the message (back-pressure). Raises LinkClosed.
+
+        One sender task per channel. Never cancel a send in mid-flight: cancelling a gRPC write cancels the call.
+        """
+        ...
+
+    async def receive(self) -> bytes:
+        """The next message. Raises LinkClosed when the other end or the link has ended."""
+        ...
+
+
+class Link(Protocol):
+    """Three channels to one other process, which may or may not turn out to be a peer of this run."""
+
+    control: Channel
+    blocks: Channel
+    fetch: Channel
+    dialled: bool
+    """True at the end that opened the link."""
+    address: str
+    """host:port of the other end as seen from here; for an accepted link the port is ephemeral."""
+
+    async def close(self) -> None:
+        """End the link at both ends; pending receives raise LinkClosed. Idempotent."""
+        ...
+
+
+OnLink = Callable[[Link], Awaitable[None]]
+
+
+class Transport(Protocol):
+    """Opens and accepts links."""
+
+    async def listen(self, address: str, on_link: OnLink) -> str:
+        """Accept links at ``host:port`` (port 0 picks one); returns the bound host:port.
+
+        ``on_link`` runs for each accepted link; the link ends when it returns or raises. NetworkError if taken.
+        """
+        ...
+
+    async def dial(self, address: str, timeout: float) -> Link:
+        """Open a link to ``host:port`` within ``timeout`` seconds. Raises LinkClosed with the reason."""
+        ...
+
+    async def close(self) -> None:
+        """Stop accepting and end every link."""
+        ...
