@@ -1,0 +1,264 @@
+"""How tensors travel: plain fp32, or the block's changes in bf16 with error feedback.
+
+Every neighbour of a peer gets the same bytes, and what those bytes decode to is the peer's *public* copy. The
+sender mixes with its own public copy too, so coding errors cancel and the network average is kept
+(algorithm.md, "Coding the block on the wire"). What a code rounds away stays in theta_half - public and
+travels with the next message.
+
+One encoder a phase; one decoder a neighbour and phase. Payloads are in the machine's byte order, which is
+little-endian wherever decad runs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from decad.core.layout import cut
+from decad.core.mixing import Section
+from decad.core.pieces import pieces
+from decad.errors import ConfigError, PoisonError, ProtocolError
+
+CHUNK_ELEMENTS = {"fp32": 262_144, "bf16-delta": 524_288}
+"""Elements of one chunk by encoding: 1 MiB messages; a full resend of bf16-delta has 2 MiB."""
+
+with warnings.catch_warnings():
+    # torch warns once a process that it cannot keep us from writing to a message's bytes; decoders only read.
+    warnings.simplefilter("ignore")
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
+
+class Encoder(Protocol):
+    """The sender's side of one phase."""
+
+    chunk_elements: int
+    full_only: bool
+    """Every message holds values, never changes; ``full`` makes no difference."""
+    sequence: int
+    """Number of the last `encode` in this phase, from 0; -1 before the first. Set it to resume a phase."""
+
+    @property
+    def public(self) -> Mapping[Section, Tensor]:
+        """What the neighbours decode from the last message: fp32, or bf16 for moments that travel so."""
+        ...
+
+    def encode(self, values: Mapping[Section, Tensor]) -> None:
+        """Take in theta_half (BLOCK) and the moment rule's outgoing values; fp32 vectors, only read.
+
+        Nothing is copied that travels as it is: `public` and payloads may be views of ``values``.
+        """
+        ...
+
+    def payload(self, section: Section, chunk: int, full: bool) -> memoryview:
+        """Bytes of one chunk, a view where the tensor is on the host; stale after the next `encode`.
+
+        ``full``: the public copy in fp32, for a receiver that missed a message.
+        """
+        ...
+
+
+class Decoder(Protocol):
+    """The receiver's side, for one neighbour and one phase; on the host, so it checks for NaN and inf."""
+
+    chunk_elements: int
+
+    def begin(self, sequence: int, full: bool) -> bool:
+        """Start a message. False: a gap; its chunks cannot be decoded: drop them and ask for a full one."""
+        ...
+
+    def decode(self, section: Section, chunk: int, payload: bytes | memoryview) -> Tensor:
+        """The neighbour's public values of one chunk, fp32 on the host; to be read, before the next message.
+
+        Raises PoisonError (wrong size, values not finite, a negative second moment) and ProtocolError (a
+        chunk that does not exist or was already there). After either, only a full message is accepted.
+        """
+        ...
+
+    def end(self) -> None:
+        """The message is over; one that never ends leaves a gap. ProtocolError if chunks are missing."""
+        ...
+
+
+def encoder(encoding: str, reference: Tensor) -> Encoder:
+    """An encoder for one phase. ``reference``: the base model's block, fp32 [n], on the device of the values.
+
+    To resume within a phase give the saved public copy as ``reference`` and set ``sequence``.
+    Raises ConfigError for an encoding that it does not know.
+    """
+    if encoding == "fp32":
+        return Fp32Encoder()
+    if encoding == "bf16-delta":
+        return Bf16DeltaEncoder(reference)
+    raise _unknown(encoding)
+
+
+def decoder(encoding: str, sizes: Mapping[Section, int], reference: Tensor) -> Decoder:
+    """A decoder for one neighbour and phase.
+
+    ``sizes``: elements of each section of a message, BLOCK included. ``reference``: the base model's block,
+    fp32 [n], equal to the sender's; it is copied. Raises ConfigError for an encoding that it does not know.
+    """
+    if encoding == "fp32":
+        return Fp32Decoder(sizes)
+    if encoding == "bf16-delta":
+        return Bf16DeltaDecoder(sizes, reference)
+    raise _unknown(encoding)
+
+
+class Fp32Encoder:
+    """The values themselves: public is theta_half, without a copy."""
+
+    def __init__(self) -> None:
+        self.chunk_elements = CHUNK_ELEMENTS["fp32"]
+        self.full_only = True
+        self.sequence = -1
+        self.public: Mapping[Section, Tensor] = {}
+
+    def encode(self, values: Mapping[Section, Tensor]) -> None:
+        self.public = dict(values)
+        self.sequence += 1
+
+    def payload(self, section: Section, chunk: int, full: bool) -> memoryview:
+        return _bytes_of(_chunk_of(self.public[section], chunk, self.chunk_elements))
+
+
+class Bf16DeltaEncoder:
+    """The block as bf16 changes to the public copy; moments as long as the block in bf16; the rest in fp32."""
+
+    def __init__(self, reference: Tensor) -> None:
+        self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]
+        self.full_only = False
+        self.sequence = -1
+        self._changes = torch.empty_like(reference, dtype=torch.bfloat16)
+        self.public: dict[Section, Tensor] = {Section.BLOCK: reference.detach().clone()}
+
+    @torch.no_grad()
+    def encode(self, values: Mapping[Section, Tensor]) -> None:
+        block = self.public[Section.BLOCK]
+        for piece in pieces(block.numel()):
+            change = self._changes[piece].copy_(values[Section.BLOCK][piece] - block[piece])
+            block[piece].add_(change)
+        for section in values.keys() - {Section.BLOCK}:
+            moment = values[section]
+            if moment.numel() != block.numel():
+                self.public[section] = moment
+            elif section in self.public:
+                self.public[section].copy_(moment)
+            else:
+                self.public[section] = moment.to(torch.bfloat16)
+        self.sequence += 1
+
+    def payload(self, section: Section, chunk: int, full: bool) -> memoryview:
+        changes = section is Section.BLOCK and not full
+        values = _chunk_of(self._changes if changes else self.public[section], chunk, self.chunk_elements)
+        return _bytes_of(values.float() if full else values)
+
+
+class Fp32Decoder:
+    """Values are what they are: no state, no gaps."""
+
+    def __init__(self, sizes: Mapping[Section, int]) -> None:
+        self.chunk_elements = CHUNK_ELEMENTS["fp32"]
+        self._due = _Due(sizes, self.chunk_elements)
+
+    def begin(self, sequence: int, full: bool) -> bool:
+        self._due.open()
+        return True
+
+    def decode(self, section: Section, chunk: int, payload: bytes | memoryview) -> Tensor:
+        return _sound(section, chunk, self._due.take(section, chunk, payload, torch.float32))
+
+    def end(self) -> None:
+        self._due.close()
+
+
+class Bf16DeltaDecoder:
+    """Keeps the neighbour's public copy of the block, bit for bit, by adding up its changes."""
+
+    def __init__(self, sizes: Mapping[Section, int], reference: Tensor) -> None:
+        self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]
+        self._sizes = sizes
+        self._due = _Due(sizes, self.chunk_elements)
+        self._whole = True
+        """Every message that was begun has ended: `public` is the neighbour's copy at `sequence`."""
+        self.sequence = -1
+        self.public = {Section.BLOCK: reference.detach().cpu().clone()}
+
+    def begin(self, sequence: int, full: bool) -> bool:
+        if not full and not (self._whole and sequence == self.sequence + 1):
+            return False
+        self._due.open()
+        self._whole = False
+        self.sequence = sequence
+        self._full = full
+        return True
+
+    @torch.no_grad()
+    def decode(self, section: Section, chunk: int, payload: bytes | memoryview) -> Tensor:
+        narrow = not self._full and self._sizes[section] == self._sizes[Section.BLOCK]
+        values = self._due.take(section, chunk, payload, torch.bfloat16 if narrow else torch.float32)
+        if section is not Section.BLOCK:
+            return _sound(section, chunk, values.float())
+        public = _chunk_of(self.public[section], chunk, self.chunk_elements)
+        # Looked at after the addition: finite changes can add up to infinity.
+        return _sound(section, chunk, public.copy_(values) if self._full else public.add_(values))
+
+    def end(self) -> None:
+        self._due.close()
+        self._whole = True
+
+
+class _Due:
+    """Which chunks of the current message are still to come, and how many bytes each must have."""
+
+    def __init__(self, sizes: Mapping[Section, int], chunk_elements: int) -> None:
+        self._elements = {
+            (section, chunk): stop - start for section, chunk, start, stop in cut(sizes, chunk_elements)
+        }
+        self._missing: set[tuple[Section, int]] = set()
+
+    def open(self) -> None:
+        self._missing = set(self._elements)
+
+    def take(self, section: Section, chunk: int, payload: bytes | memoryview, dtype: torch.dtype) -> Tensor:
+        """View the payload as values [elements of the chunk]."""
+        if (section, chunk) not in self._missing:
+            raise ProtocolError(f"chunk {chunk} of section {section.name} is not due in this message.")
+        due = self._elements[section, chunk] * dtype.itemsize
+        if len(payload) != due:
+            raise PoisonError(
+                f"chunk {chunk} of section {section.name} has {len(payload)} bytes, {due} were due."
+            )
+        self._missing.remove((section, chunk))
+        return torch.frombuffer(payload, dtype=dtype)
+
+    def close(self) -> None:
+        if self._missing:
+            raise ProtocolError(f"the message ended with {len(self._missing)} chunks missing.")
+
+
+def _chunk_of(values: Tensor, chunk: int, chunk_elements: int) -> Tensor:
+    return values[chunk * chunk_elements : (chunk + 1) * chunk_elements]
+
+
+def _bytes_of(values: Tensor) -> memoryview:
+    return values.detach().cpu().view(torch.uint8).numpy().data
+
+
+def _sound(section: Section, chunk: int, values: Tensor) -> Tensor:
+    """The values, once they are known to be finite and, for a second moment, not negative."""
+    low, high = (float(bound) for bound in torch.aminmax(values))
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise PoisonError(f"chunk {chunk} of section {section.name} has values that are not finite.")
+    if section is Section.SECOND and low < 0:
+        raise PoisonError(f"chunk {chunk} of section {section.name} has a negative second moment.")
+    return values
+
+
+def _unknown(encoding: str) -> ConfigError:
+    return ConfigError(f"encoding {encoding!r} is not known. Use one of {', '.join(CHUNK_ELEMENTS)}.")
