@@ -1,0 +1,119 @@
+"""The manifest: the one file whose replacement makes a checkpoint the current one.
+
+It holds every small thing by value and every tensor by the name and hash of its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from decad.errors import StateError
+
+FORMAT = 1
+"""Of the state directory. A newer one is refused, never guessed at."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RunRecord(BaseModel):
+    """The small part of a checkpoint: where the run stands."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    """Of the run spec (`RunSpec.fingerprint`)."""
+    spec: str
+    """The run spec as canonical JSON (`RunSpec.canonical`)."""
+    set_fields: tuple[str, ...]
+    """The fields of the spec that the operator set; the others were defaults or adopted from a peer."""
+    step: Annotated[int, Field(ge=0)]
+    """The next step that this peer will take."""
+    updates: Annotated[int, Field(ge=0)]
+    """Local updates of the active block since its phase began (`AdamState.updates`)."""
+    data: dict[str, Any]
+    """Position in the data, as JSON."""
+    records: dict[str, Any] = {}
+    """States of random generators, of the wire's coding and the like, as JSON."""
+
+
+class FileRecord(BaseModel):
+    """A file of tensors that belongs to the checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Annotated[str, Field(pattern=r"^(blocks/\d+|active-\d+)-[0-9a-f]{16}\.safetensors$")]
+    """Its path below the state directory."""
+    sha256: Sha256
+    """Of the file's bytes."""
+
+
+class BlockRecord(FileRecord):
+    """One inactive block."""
+
+    dtype: str
+    """In which it is held and saved, as torch names it: float32, bfloat16."""
+    phase: Annotated[int, Field(ge=0)]
+    """The last phase in which this block was trained here, or fetched from a peer."""
+
+
+class Manifest(BaseModel):
+    """Everything that a checkpoint consists of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: RunRecord
+    blocks: dict[int, BlockRecord]
+    """By block index. A block that was never trained is absent: the base model has it."""
+    active: FileRecord | None
+    """Master copy, moments and what else belongs to the active block; None between phases."""
+
+    @property
+    def tensor_files(self) -> tuple[FileRecord, ...]:
+        """Every file that this checkpoint needs."""
+        return (*self.blocks.values(), *([self.active] if self.active else []))
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The paths of `tensor_files`, below the state directory."""
+        return frozenset(record.file for record in self.tensor_files)
+
+    def encode(self) -> bytes:
+        """JSON for the disk, with the format's number and a hash over itself."""
+        body = self.model_dump()
+        return json.dumps({"format": FORMAT, "sha256": _digest(body), "checkpoint": body}, indent=1).encode()
+
+    @classmethod
+    def decode(cls, data: bytes, path: Path) -> Manifest:
+        """The inverse of `encode`. Raises StateError naming ``path`` if the data are damaged or too new."""
+        try:
+            outer = json.loads(data)
+            version, body = outer["format"], outer["checkpoint"]
+            if version != FORMAT:
+                raise StateError(
+                    f"{path} has format {version!r}; this decad reads format {FORMAT}. Use the decad that "
+                    "wrote it, or give another directory with --state-dir."
+                )
+            if outer["sha256"] != _digest(body):
+                raise damaged(path, "its contents do not match its hash")
+            return cls.model_validate(body)
+        except (ValueError, KeyError, TypeError):
+            raise damaged(path, "it is not a manifest") from None
+
+
+def damaged(path: Path, what: str) -> StateError:
+    """The error for a checkpoint that cannot be trusted."""
+    return StateError(
+        f"The checkpoint is damaged: {path}: {what}. Nothing was changed. Restore the state directory from "
+        "a backup, or move it away: the peer then starts anew and takes what its neighbours have."
+    )
+
+
+def _digest(body: Any) -> str:
+    # One round trip through JSON, so that the hash sees what a reader will see (keys are strings there).
+    canonical = json.dumps(json.loads(json.dumps(body)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.disk import Disk, Loss, PowerCut
+
+from decad.errors import InternalError, StateError
+from decad.state.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    Snapshot,
+    TrainedBlock,
+    open_checkpoint,
+)
+from decad.state.manifest import RunRecord
+
+
+def record(step: int) -> RunRecord:
+    return RunRecord(
+        fingerprint="f" * 64,
+        spec='{"run":"test"}',
+        set_fields=("lr", "run"),
+        step=step,
+        updates=step % 3,
+        data={"epoch": 1, "position": step, "seed": 2**100},
+        records={"noise": [step, 0.1]},
+    )
+
+
+def filled(value: float, elements: int = 5) -> torch.Tensor:
+    return torch.full((elements,), value)
+
+
+OLD = Snapshot(
+    record(20),
+    {0: TrainedBlock(filled(0.25), 3), 2: TrainedBlock(filled(2.5).bfloat16(), 1)},
+    {"master": filled(1.0), "m": filled(0.1), "v": filled(0.2), "rng": torch.arange(7, dtype=torch.uint8)},
+)
+NEW = Snapshot(
+    record(40),
+    {0: TrainedBlock(filled(-0.25), 6), 1: TrainedBlock(filled(9.0, 3), 5)},
+    {"master": filled(7.0), "m": filled(0.7), "v": filled(0.3)},
+)
+
+Contents = tuple[RunRecord, dict[int, tuple[int, str, list[float]]], dict[str, list[float]]]
+
+
+def contents(checkpoint: Checkpoint | None) -> Contents | None:
+    if checkpoint is None:
+        return None
+    blocks = {
+        index: (phase, str(checkpoint.block(index).dtype), checkpoint.block(index).tolist())
+        for index, phase in checkpoint.phases.items()
+    }
+    return checkpoint.run, blocks, {name: tensor.tolist() for name, tensor in checkpoint.active().items()}
+
+
+def load(directory: Path) -> Checkpoint | None:
+    return CheckpointStore(directory).load()
+
+
+def saved(directory: Path, *snapshots: Snapshot) -> CheckpointStore:
+    store = CheckpointStore(directory)
+    store.load()
+    for snapshot in snapshots:
+        store.save(snapshot)
+    return store
+
+
+def listing(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def states(tmp_path: Path) -> dict[str, Contents | None]:
+    """What `load` gives after OLD alone, and after NEW on top of it."""
+    saved(tmp_path / "old", OLD)
+    saved(tmp_path / "new", OLD, NEW)
+    return {name: contents(load(tmp_path / name)) for name in ("old", "new")}
+
+
+def test_an_empty_directory_holds_no_checkpoint(tmp_path: Path) -> None:
+    assert load(tmp_path / "nowhere") is None
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    saved(tmp_path, OLD)
+    assert contents(load(tmp_path)) == (
+        OLD.run,
+        {0: (3, "torch.float32", [0.25] * 5), 2: (1, "torch.bfloat16", [2.5] * 5)},
+        {name: tensor.tolist() for name, tensor in OLD.active.items()},
+    )
+
+
+def test_blocks_that_did_not_change_are_neither_given_nor_written_again(tmp_path: Path) -> None:
+    store = saved(tmp_path, OLD)
+    (kept,) = (tmp_path / "blocks").glob("2-*")
+    before = kept.stat()
+    store.save(NEW)
+    loaded = load(tmp_path)
+    assert loaded is not None
+    assert loaded.phases == {0: 6, 1: 5, 2: 1}
+    assert kept.stat() == before
+
+
+def test_between_phases_there_is_no_active_block(tmp_path: Path) -> None:
+    saved(tmp_path, OLD, Snapshot(record(40), NEW.blocks))
+    loaded = load(tmp_path)
+    assert loaded is not None
+    assert loaded.active() == {}
+    assert not list(tmp_path.glob("active-*"))
+
+
+def test_files_that_no_manifest_needs_are_removed_and_others_left_alone(tmp_path: Path) -> None:
+    store = saved(tmp_path, OLD)
+    (tmp_path / "identity.pem").write_text("not ours")
+    store.save(NEW)
+    loaded = load(tmp_path)
+    assert loaded is not None
+    assert listing(tmp_path) == {"manifest.json", "identity.pem", *loaded.manifest.needed}
+
+
+def test_files_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
+    saved(tmp_path / "state", OLD)
+    modes = {path.stat().st_mode & 0o077 for path in (tmp_path / "state").rglob("*")}
+    assert modes == {0}
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+
+
+def test_tensor_files_are_safetensors(tmp_path: Path) -> None:
+    saved(tmp_path, OLD)
+    (active,) = tmp_path.glob("active-20-*.safetensors")
+    read = load_file(active)
+    assert {name: tensor.tolist() for name, tensor in read.items()} == {
+        name: tensor.tolist() for name, tensor in OLD.active.items()
+    }
+
+
+def test_saving_before_loading_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(InternalError, match="before load"):
+        CheckpointStore(tmp_path).save(OLD)
+
+
+def operations_of_a_save(directory: Path) -> list[str]:
+    store = saved(directory, OLD)
+    disk = Disk(directory)
+    with pytest.MonkeyPatch.context() as patch:
+        disk.install(patch)
+        store.save(NEW)
+    return disk.done
+
+
+def test_nothing_is_removed_before_the_new_manifest_is_durable(tmp_path: Path) -> None:
+    done = operations_of_a_save(tmp_path)
+    commit = done.index("replace incoming.tmp")
+    removals = [i for i, operation in enumerate(done) if operation.startswith("unlink")]
+    assert len(removals) == 2
+    assert done.index("fsync .", commit) < min(removals)
+
+
+@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("before", ["nothing", "old"])
+def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_checkpoint(
+    tmp_path: Path, states: dict[str, Contents | None], loss: Loss, before: str
+) -> None:
+    total = len(operations_of_a_save(tmp_path / "counted"))
+    first = states["old"] if before == "old" else None
+    last = states["new"] if before == "old" else contents(load_new_alone(tmp_path / "alone"))
+    seen = set()
+    for cut in range(total + 1):
+        directory = tmp_path / f"cut-{cut}"
+        directory.mkdir()
+        store = saved(directory, *([OLD] if before == "old" else []))
+        disk = Disk(directory, cut)
+        with pytest.MonkeyPatch.context() as patch:
+            disk.install(patch)
+            with suppress(PowerCut):
+                store.save(NEW)
+        disk.lose(loss)
+        found = load(directory)
+        assert contents(found) in (first, last), f"cut at {cut}, after {disk.done}"
+        seen.add(found is None or found.run.step == 20)
+        needed = {"manifest.json", *found.manifest.needed} if found else set()
+        assert listing(directory) == needed
+        shutil.rmtree(directory)
+    assert seen == {True, False}
+
+
+def load_new_alone(directory: Path) -> Checkpoint | None:
+    saved(directory, NEW)
+    return load(directory)
+
+
+def test_a_save_that_returned_survives_every_loss(
+    tmp_path: Path, states: dict[str, Contents | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loss in Loss:
+        directory = tmp_path / loss.name
+        store = saved(directory, OLD)
+        disk = Disk(directory)
+        with monkeypatch.context() as patch:
+            disk.install(patch)
+            store.save(NEW)
+        disk.lose(loss)
+        assert contents(load(directory)) == states["new"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_an_error_at_any_operation_is_told_and_the_next_save_succeeds(
+    tmp_path: Path, states: dict[str, Contents | None], code: int
+) -> None:
+    total = len(operations_of_a_save(tmp_path / "counted"))
+    for operation in range(total):
+        directory = tmp_path / f"error-{operation}"
+        store = saved(directory, OLD)
+        disk = Disk(directory, operation, OSError(code, "no luck"))
+        told = None
+        with pytest.MonkeyPatch.context() as patch:
+            disk.install(patch)
+            try:
+                store.save(NEW)
+            except StateError as error:
+                told = str(error)
+        found = contents(load(directory))
+        if told is None:
+            assert found == states["new"], f"the failing operation was {operation}, after {disk.done}"
+        else:
+            assert found in (states["old"], states["new"])
+            assert str(directory) in told
+            assert ("Free some space" in told) == (code == errno.ENOSPC)
+        store.save(NEW)
+        assert contents(load(directory)) == states["new"]
+
+
+def test_a_failed_save_gives_its_space_back(tmp_path: Path) -> None:
+    store = saved(tmp_path, OLD)
+    before = listing(tmp_path)
+    disk = Disk(tmp_path, 8, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.MonkeyPatch.context() as patch:
+        disk.install(patch)
+        with pytest.raises(StateError, match=r"No space left on device.*previous checkpoint is untouched"):
+            store.save(NEW)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "harm"),
+    [
+        (pattern, harm)
+        for pattern in ("blocks/0-*", "blocks/2-*", "active-*", "manifest.json")
+        for harm in ("flip", "cut", "remove")
+        if (pattern, harm) != ("manifest.json", "remove")  # without a manifest there is no checkpoint
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_removed(tmp_path: Path, pattern: str, harm: str) -> None:
+    saved(tmp_path, OLD)
+    (path,) = tmp_path.glob(pattern)
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        at = data.index(b'"step": 20') + 8 if pattern == "manifest.json" else len(data) - 3
+        data[at] ^= 1
+        path.write_bytes(data)
+    elif harm == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.unlink()
+    before = listing(tmp_path)
+    with pytest.raises(StateError, match=r"damaged.*Restore") as caught:
+        load(tmp_path)
+    assert str(path) in str(caught.value)
+    assert listing(tmp_path) == before
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, OLD)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(StateError, match="format 2"):
+        load(tmp_path)
+
+
+def test_a_reader_keeps_its_files_while_the_daemon_saves(
+    tmp_path: Path, states: dict[str, Contents | None]
+) -> None:
+    directory = tmp_path / "live"
+    store = saved(directory, OLD)
+    with open_checkpoint(directory) as checkpoint:
+        store.save(NEW)
+        assert contents(checkpoint) == states["old"]
+    store.save(Snapshot(record(60)))
+    with open_checkpoint(directory) as checkpoint:
+        assert checkpoint is not None
+        assert listing(directory) == {"manifest.json", *checkpoint.manifest.needed}
+
+
+def test_a_reader_of_a_directory_that_is_not_there_finds_no_checkpoint(tmp_path: Path) -> None:
+    with open_checkpoint(tmp_path / "nowhere") as checkpoint:
+        assert checkpoint is None
+    assert not (tmp_path / "nowhere").exists()
