@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from decad.data.position import DataPosition
+from decad.data.text import TextData
+from decad.errors import DataError
+
+EOS = 999
+
+
+class ByteTokenizer:
+    """One token a byte."""
+
+    eos_token_id = EOS
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        return list(text.encode())
+
+
+def load(*paths: Path, seq_len: int = 8, held_out: float = 0.25, seed: int = 0) -> TextData:
+    return TextData.load(paths, ByteTokenizer(), seq_len, held_out, seed)
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def every_sequence(data: TextData) -> list[list[int]]:
+    train, _ = data.batch(DataPosition(), data.train_sequences)
+    held_out = torch.cat(list(data.held_out_batches(64, 1000)))
+    rows: list[list[int]] = torch.cat([train, held_out]).tolist()
+    return rows
+
+
+def test_documents_are_packed_end_to_end_with_the_end_token_between(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.txt", "abcde"), write(tmp_path / "b.txt", "fghi")
+    data = load(a, b, seq_len=5)
+    assert sorted(every_sequence(data)) == [[*b"abcde"], [EOS, *b"fghi"]]
+    assert (data.tokens, data.documents) == (11, 2)
+
+
+def test_a_directory_is_read_recursively_in_sorted_order_and_only_txt(tmp_path: Path) -> None:
+    write(tmp_path / "z.txt", "33333333")
+    write(tmp_path / "sub" / "deep" / "a.txt", "1111111")
+    write(tmp_path / "notes.md", "no")
+    data = load(tmp_path, seq_len=8)
+    assert sorted(every_sequence(data)) == [[*b"1111111", EOS], [*b"33333333"]]
+
+
+def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", "x" * 40)
+    assert load(file, tmp_path).tokens == 41
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "a.txt", b"\xef\xbb\xbf" + b"x" * 40)).tokens == 41
+
+
+def test_long_text_reaches_the_tokenizer_in_pieces_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decad.data.text._PIECE", 10)
+    text = "".join(f"line {i}\n" for i in range(40)) + "the end"
+    seen: list[str] = []
+
+    class Spy(ByteTokenizer):
+        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+            seen.append(text)
+            return super().encode(text, add_special_tokens=add_special_tokens)
+
+    TextData.load([write(tmp_path / "a.txt", text)], Spy(), 8, 0.1, 0)
+    assert "".join(seen) == text
+    assert len(seen) > 10
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.001, 1), (0.3, 3), (0.5, 5), (0.999, 9)])
+def test_held_out_share_leaves_something_on_both_sides(tmp_path: Path, share: float, expected: int) -> None:
+    data = load(write(tmp_path / "a.txt", "x" * 8 * 10), held_out=share)
+    assert (data.held_out, data.train_sequences) == (expected, 10 - expected)
+
+
+def test_held_out_sequences_are_never_trained_on(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "a.txt", "".join(f"{i:08d}" for i in range(50))))
+    assert len({tuple(row) for row in every_sequence(data)}) == 50
+
+
+def test_held_out_batches_stop_at_the_limit(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "a.txt", "x" * 8 * 20), held_out=0.5)
+    assert [len(batch) for batch in data.held_out_batches(4, 100)] == [4, 4, 2]
+    assert [len(batch) for batch in data.held_out_batches(4, 1)] == [4]
+
+
+def test_batches_are_int64_of_the_shape_asked_for(tmp_path: Path) -> None:
+    batch, _ = load(write(tmp_path / "a.txt", "x" * 100)).batch(DataPosition(3), 5)
+    assert (batch.dtype, tuple(batch.shape)) == (torch.int64, (5, 8))
+
+
+def test_the_order_is_frozen(tmp_path: Path) -> None:
+    """A resumed run must read on where it stopped, also after an upgrade: this order may never change."""
+    data = load(write(tmp_path / "a.txt", "".join(f"{i:08d}" for i in range(10))), held_out=0.2, seed=7)
+    batch, _ = data.batch(DataPosition(), 8)
+    order = [int(bytes(row)) for row in batch.tolist()]
+    assert order == [4, 5, 1, 6, 2, 8, 0, 3]
+
+
+def test_position_survives_its_record() -> None:
+    assert DataPosition.from_dict(DataPosition(41).to_dict()) == DataPosition(41)
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere does not exist. Give --data"):
+        load(tmp_path / "nowhere")
+
+
+def test_directory_without_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no \.txt files"):
+        load(tmp_path)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt is empty"):
+        load(write(tmp_path / "a.txt", ""))
+
+
+def test_not_utf8_names_file_and_byte(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-8 text: byte 4 \(0xe9\)"):
+        load(write(tmp_path / "a.txt", b"caf-\xe9"))
+
+
+def test_too_little_text_says_how_many_tokens_and_which_length_fits(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 30 tokens.*need 32.*--seq-len to 15 or less"):
+        load(write(tmp_path / "a.txt", "x" * 29), seq_len=16)
+
+
+def test_far_too_little_text_advises_no_length_below_the_smallest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 4 tokens.*Add text\.$"):
+        load(write(tmp_path / "a.txt", "abc"))
