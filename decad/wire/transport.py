@@ -21,12 +21,16 @@ class Channel(Protocol):
     async def send(self, message: bytes) -> None:
         """Return when the transport has taken the message (back-pressure). Raises LinkClosed.
 
-        One sender task per channel. Never cancel a send in mid-flight: cancelling a gRPC write cancels the call.
+        One sender task per channel. Never cancel a send in mid-flight, as by wait_for: that ends the channel.
         """
         ...
 
     async def receive(self) -> bytes:
-        """The next message. Raises LinkClosed when the other end or the link has ended."""
+        """The next message. Raises LinkClosed when the other end or the link has ended.
+
+        One receiver task per channel. What was sent before the other end closed the link comes first. A
+        cancelled receive ends the channel, for a message may be lost with it.
+        """
         ...
 
 
@@ -55,12 +59,12 @@ class Transport(Protocol):
     async def listen(self, address: str, on_link: OnLink) -> str:
         """Accept links at ``host:port`` (port 0 picks one); returns the bound host:port.
 
-        ``on_link`` runs for each accepted link; the link ends when it returns or raises. NetworkError if taken.
+        ``on_link`` runs for each accepted link, which ends when it returns or raises. NetworkError if taken.
         """
         ...
 
-    async def dial(self, address: str, timeout: float) -> Link:
-        """Open a link to ``host:port`` within ``timeout`` seconds. Raises LinkClosed with the reason."""
+    async def dial(self, address: str, patience: float) -> Link:
+        """Open a link to ``host:port`` within ``patience`` seconds. Raises LinkClosed with the reason."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,111 @@
+"""Bytes by kind, counted as they pass and foretold in closed form.
+
+The closed forms are exact: they equal what messages really built add up to, for every moment rule and
+encoding, so what a run will cost is known before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from decad.core.coding import CHUNK_ELEMENTS
+from decad.core.layout import cut
+from decad.core.mixing import Section
+from decad.wire import messages
+
+
+@dataclass
+class ByteCounter:
+    """What went one way, in bytes of application messages; TCP, TLS and HTTP/2 framing come on top.
+
+    Payloads count by section; everything else of block messages, and control messages, is overhead; what goes
+    over the fetch channel counts whole as fetch.
+    """
+
+    block: int = 0
+    first_moment: int = 0
+    second_moment: int = 0
+    overhead: int = 0
+    fetch: int = 0
+    _parent: ByteCounter | None = field(default=None, repr=False, compare=False)
+    _watch: Callable[[int], None] | None = field(default=None, repr=False, compare=False)
+
+    def child(self, watch: Callable[[int], None]) -> ByteCounter:
+        """A counter of its own (one neighbour's) that also adds to this; ``watch`` gets every size."""
+        return ByteCounter(_parent=self, _watch=watch)
+
+    def count(self, total: int, payload: int = 0, section: Section = Section.BLOCK) -> None:
+        """A message of ``total`` bytes, of which ``payload`` are values of ``section``."""
+        if section is Section.BLOCK:
+            self.block += payload
+        elif section is Section.FIRST:
+            self.first_moment += payload
+        else:
+            self.second_moment += payload
+        self.overhead += total - payload
+        if self._parent is not None:
+            self._parent.count(total, payload, section)
+        if self._watch is not None:
+            self._watch(total)
+
+    def count_fetch(self, total: int) -> None:
+        """A message of ``total`` bytes on the fetch channel."""
+        self.fetch += total
+        if self._parent is not None:
+            self._parent.count_fetch(total)
+        if self._watch is not None:
+            self._watch(total)
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.block + self.first_moment + self.second_moment + self.overhead + self.fetch
+
+
+def value_bytes(sizes: Mapping[Section, int], section: Section, encoding: str, full: bool = False) -> int:
+    """Bytes of one value of ``section``: 2 where bf16-delta sends bf16 (all as long as the block), else 4."""
+    narrow = encoding == "bf16-delta" and not full and sizes[section] == sizes[Section.BLOCK]
+    return 2 if narrow else 4
+
+
+def payload_bytes(sizes: Mapping[Section, int], encoding: str, full: bool = False) -> dict[Section, int]:
+    """Payload of one step's message to one neighbour, by section.
+
+    ``sizes``: elements by section, BLOCK included (the moment rule's ``sections`` gives the rest);
+    ``full``: a message that holds the public copy in fp32 rather than changes.
+    """
+    return {s: n * value_bytes(sizes, s, encoding, full) for s, n in sizes.items()}
+
+
+def overhead_bytes(header: messages.BlockHeader, encoding: str) -> int:
+    """What ``header`` and the chunks it announces cost above their payload, in bytes."""
+    sizes = dict(header.extents)
+    pieces = cut(sizes, CHUNK_ELEMENTS[encoding])
+    return _header_bytes(header) + sum(
+        _chunk_overhead(p.index, (p.stop - p.start) * value_bytes(sizes, p.section, encoding, header.full))
+        for p in pieces
+    )
+
+
+def _chunk_overhead(index: int, payload: int) -> int:
+    """section (2 bytes), index, payload's tag and length; then the envelope's tag and length."""
+    place = 2 + 1 + _varint_bytes(index) + 1 + _varint_bytes(payload)
+    return 1 + _varint_bytes(place + payload) + place
+
+
+def _header_bytes(header: messages.BlockHeader) -> int:
+    """Fields with their tags, none where the value is 0, as proto3 writes them; then tag and length."""
+    numbers = (header.step, header.block, header.degree, header.sequence, header.updates, header.chunks)
+    body = sum(_field_bytes(n) for n in numbers) + (9 if header.run else 0) + (2 if header.full else 0)
+    for section, elements in header.extents:
+        body += 2 + _field_bytes(section) + _field_bytes(elements)
+    return 1 + _varint_bytes(body) + body
+
+
+def _field_bytes(value: int) -> int:
+    return 1 + _varint_bytes(value) if value else 0
+
+
+def _varint_bytes(value: int) -> int:
+    return max(1, -(-value.bit_length() // 7))
