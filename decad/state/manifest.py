@@ -57,8 +57,8 @@ class BlockRecord(FileRecord):
 
     dtype: str
     """In which it is held and saved, as torch names it: float32, bfloat16."""
-    phase: Annotated[int, Field(ge=0)]
-    """The last phase in which this block was trained here, or fetched from a peer."""
+    phase: Annotated[int, Field(ge=-1)]
+    """The last phase in which this block was trained, here or by the peer it was fetched from; -1: none."""
 
 
 class Manifest(BaseModel):
