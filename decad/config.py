@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from decad.core.schedule import learning_rate
 from decad.errors import ConfigError
+from decad.paths import default_state_dir
 
 PROTOCOL_VERSION = 1
 
@@ -83,7 +84,11 @@ class RunSpec(BaseModel):
         if value in ("full", "ring", "exponential"):
             return value
         kind, _, edges = value.partition(":")
-        if kind == "edges" and edges and all(len(e.split("-")) == 2 and all(e.split("-")) for e in edges.split(",")):
+        if (
+            kind == "edges"
+            and edges
+            and all(len(e.split("-")) == 2 and all(e.split("-")) for e in edges.split(","))
+        ):
             return value
         raise ValueError("write full, ring, exponential or edges:A-B,B-C (peer names or id prefixes)")
 
@@ -203,13 +208,10 @@ def load_settings(
                 f"or write {key} = ... in decad.toml."
             ) from None
         reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{source.get(key, key)} = {merged.get(key)!r} is not accepted: {reason}.") from None
+        raise ConfigError(
+            f"{source.get(key, key)} = {merged.get(key)!r} is not accepted: {reason}."
+        ) from None
     return spec, peer
-
-
-def default_state_dir() -> Path:
-    """$XDG_STATE_HOME/decad, else ~/.local/state/decad."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "decad"
 
 
 def _toml_settings(path: Path | None) -> list[tuple[str, dict[str, Any]]]:

@@ -80,9 +80,27 @@ def learning_rate(schedule: str, peak: float) -> Callable[[int], float]:
     ``constant`` | ``linear:HORIZON[:FLOOR]`` | ``cosine:HORIZON[:FLOOR]``; HORIZON in steps, FLOOR the
     share of ``peak`` that remains at the horizon and after it (default 0). Raises ConfigError.
     """
+    kind, end, floor = _parse(schedule)
+    if kind == "constant":
+        return lambda step: peak
+
+    def rate(step: int) -> float:
+        done = min(step / end, 1.0)
+        left = 1 - done if kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return peak * (floor + (1 - floor) * left)
+
+    return rate
+
+
+def horizon(schedule: str) -> int:
+    """Steps until a decaying schedule ends; 0 for one that does not. Raises ConfigError."""
+    return _parse(schedule)[1]
+
+
+def _parse(schedule: str) -> tuple[str, int, float]:
     kind, *rest = schedule.split(":")
     if kind == "constant" and not rest:
-        return lambda step: peak
+        return kind, 0, 1.0
     if kind not in ("linear", "cosine"):
         raise ConfigError(
             f"schedule {schedule!r} is not known. Use constant, linear:HORIZON or cosine:HORIZON, "
@@ -94,18 +112,12 @@ def learning_rate(schedule: str, peak: float) -> Callable[[int], float]:
             f"Write {kind}:STEPS, for instance {kind}:1200."
         )
     try:
-        horizon, floor = int(rest[0]), float(rest[1]) if len(rest) == 2 else 0.0
-        if len(rest) > 2 or horizon < 1 or not 0 <= floor <= 1:
+        end, floor = int(rest[0]), float(rest[1]) if len(rest) == 2 else 0.0
+        if len(rest) > 2 or end < 1 or not 0 <= floor <= 1:
             raise ValueError
     except ValueError:
         raise ConfigError(
             f"schedule {schedule!r} is malformed. Write {kind}:STEPS or {kind}:STEPS:FLOOR "
             "with STEPS at least 1 and FLOOR between 0 and 1."
         ) from None
-
-    def rate(step: int) -> float:
-        done = min(step / horizon, 1.0)
-        left = 1 - done if kind == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return peak * (floor + (1 - floor) * left)
-
-    return rate
+    return kind, end, floor

@@ -6,6 +6,7 @@ what is left at the end is dropped. Some sequences are held out for evaluation.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,11 @@ from decad.errors import DataError
 
 # Characters handed to the tokenizer at once: it returns Python lists, at some 36 bytes a token.
 _PIECE = 1 << 20
+
+
+def data_seed(run_seed: int, name: str) -> int:
+    """The seed of one peer's split and order: another for each name, the same at every start."""
+    return int.from_bytes(hashlib.sha256(f"decad/data/{run_seed}/{name}".encode()).digest()[:4], "big")
 
 
 class Tokenizer(Protocol):

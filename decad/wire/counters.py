@@ -81,10 +81,9 @@ def payload_bytes(sizes: Mapping[Section, int], encoding: str, full: bool = Fals
 def overhead_bytes(header: messages.BlockHeader, encoding: str) -> int:
     """What ``header`` and the chunks it announces cost above their payload, in bytes."""
     sizes = dict(header.extents)
-    pieces = cut(sizes, CHUNK_ELEMENTS[encoding])
     return _header_bytes(header) + sum(
-        _chunk_overhead(p.index, (p.stop - p.start) * value_bytes(sizes, p.section, encoding, header.full))
-        for p in pieces
+        _chunk_overhead(index, (stop - start) * value_bytes(sizes, section, encoding, header.full))
+        for section, index, start, stop in cut(sizes, CHUNK_ELEMENTS[encoding])
     )
 
 

@@ -1,0 +1,167 @@
+"""One step's exchange as a state machine: event in, actions out; no tensors, no clock, no I/O.
+
+The caller reports headers, chunks, sends and losses as they happen and passes the time; the round says what
+to mix, in which order and with which weight, and when to go on and why. The same events give the same actions.
+
+Chunks of different neighbours are accumulated in peer-id order per chunk index, so that sums do not depend on
+arrival. A neighbour that runs further ahead than ``WINDOW`` chunks is taken out of turn rather than held back:
+one dead neighbour must not stop the others' blocks (docs/adr/0007).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+WINDOW = 32
+"""Chunks of one neighbour held for their turn: 32 MiB bounds the memory, and whole layers up to 8 M parameters."""
+
+
+class Accumulate(NamedTuple):
+    """Mix this held chunk now."""
+
+    neighbour: str
+    chunk: int
+    weight: float
+
+
+class Reason(enum.StrEnum):
+    """Why a step goes on."""
+
+    COMPLETE = "complete"
+    ALONE = "alone"
+    DEADLINE = "deadline"
+    LOST = "lost"
+
+
+class Proceed(NamedTuple):
+    """The exchange of this step is over."""
+
+    reason: Reason
+    missing: tuple[str, ...]
+    """Neighbours whose block is not mixed, or only in part."""
+
+
+Action = Accumulate | Proceed
+
+
+@dataclass
+class _Peer:
+    weight: float | None = None
+    received: int = 0
+    sent: bool = False
+    held: set[int] = field(default_factory=set)
+    out: bool = False
+
+
+class Round:
+    """The exchange of one step with the neighbours that the overlay gives at its start.
+
+    ``weight``: my degree and theirs -> mixing weight of the edge. ``chunks``: of one whole message.
+    """
+
+    def __init__(self, neighbours: Iterable[str], chunks: int, weight: Callable[[int, int], float]) -> None:
+        self._peers = {peer: _Peer() for peer in sorted(neighbours)}
+        self._chunks = chunks
+        self._weight = weight
+        self._deadline: float | None = None
+        self._over = False
+
+    @property
+    def degree(self) -> int:
+        """Neighbours counted in this step; announced in the header, it fixes the edges' weights."""
+        return len(self._peers)
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        return tuple(self._peers)
+
+    def weight(self, neighbour: str) -> float:
+        """The edge's mixing weight; 0 before its header came."""
+        peer = self._peers.get(neighbour)
+        return (peer.weight or 0.0) if peer else 0.0
+
+    def wants(self, neighbour: str) -> bool:
+        """Whether this neighbour's chunks can still be mixed."""
+        peer = self._peers.get(neighbour)
+        return peer is not None and not peer.out and not self._over
+
+    def full(self, neighbour: str) -> bool:
+        """Whether the window is full while nothing may be mixed yet: read no more from it for now."""
+        return self._deadline is None and self.wants(neighbour) and len(self._peers[neighbour].held) >= WINDOW
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """Neighbours that the round still waits for."""
+        return tuple(name for name, peer in self._peers.items() if not self._done(peer))
+
+    def header(self, neighbour: str, degree: int) -> None:
+        """A neighbour's header of this step came; a resend replaces an earlier one of which nothing was mixed."""
+        if self.wants(neighbour):
+            peer = self._peers[neighbour]
+            peer.weight = self._weight(self.degree, degree)
+
+    def chunk(self, neighbour: str, index: int) -> list[Action]:
+        """Chunk ``index`` (over all sections) of a neighbour came, after its header; the caller holds it."""
+        if not self.wants(neighbour):
+            return []
+        peer = self._peers[neighbour]
+        peer.received += 1
+        peer.held.add(index)
+        return self._release()
+
+    def half_ready(self, deadline: float) -> list[Action]:
+        """My local Adam step is done: mixing may begin, and waiting ends at ``deadline`` (same clock as tick)."""
+        self._deadline = deadline
+        return self._release()
+
+    def sent(self, neighbour: str) -> list[Action]:
+        """My whole message went to this neighbour."""
+        if neighbour in self._peers:
+            self._peers[neighbour].sent = True
+        return self._release()
+
+    def lost(self, neighbour: str) -> list[Action]:
+        """This neighbour will send nothing more for this step: it died, left, or is already at a later one."""
+        if neighbour not in self._peers:
+            return []
+        self._peers[neighbour].out = True
+        return self._release()
+
+    def tick(self, now: float) -> list[Action]:
+        """Time passed."""
+        if self._over or self._deadline is None or now < self._deadline:
+            return []
+        for peer in self._peers.values():
+            if not self._done(peer):
+                peer.out = True
+        return self._release(Reason.DEADLINE)
+
+    def _done(self, peer: _Peer) -> bool:
+        return peer.out or (peer.received == self._chunks and peer.sent)
+
+    def _release(self, reason: Reason = Reason.LOST) -> list[Action]:
+        if self._deadline is None or self._over:
+            return []
+        actions: list[Action] = []
+        # The lowest chunk that a neighbour still owes holds back that chunk and later ones of higher ids.
+        owed = self._chunks
+        for name, peer in self._peers.items():
+            ready = {c for c in peer.held if c < owed}
+            surplus = sorted(peer.held - ready)[: max(0, len(peer.held) - len(ready) - WINDOW)]
+            for chunk in sorted(ready | set(surplus)):
+                actions.append(Accumulate(name, chunk, peer.weight or 0.0))
+                peer.held.discard(chunk)
+            if not peer.out and peer.received < self._chunks:
+                owed = min(owed, peer.received)
+        actions.sort(key=lambda a: (a.chunk, a.neighbour) if isinstance(a, Accumulate) else (0, ""))
+        if all(self._done(peer) for peer in self._peers.values()):
+            self._over = True
+            missing = tuple(n for n, p in self._peers.items() if p.received < self._chunks)
+            if not self._peers:
+                reason = Reason.ALONE
+            elif not missing and reason is not Reason.DEADLINE:
+                reason = Reason.COMPLETE
+            actions.append(Proceed(reason, missing))
+        return actions

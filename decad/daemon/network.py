@@ -1,0 +1,457 @@
+"""Who is there: accepts, dials and greets links, keeps the peer table, and tells the trainer whom to mix with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from decad._proto import peer_pb2 as pb
+from decad.config import PROTOCOL_VERSION, PeerConfig, RunSpec, split_address
+from decad.core.blocks import BlockPlan
+from decad.daemon.exchange import Exchange
+from decad.daemon.fetch import FetchPort, ReadBlock
+from decad.daemon.greeting import DuplicateError, MyselfError, RefusedError, greet
+from decad.daemon.progress import Notices
+from decad.daemon.session import Session
+from decad.errors import LinkClosed, MismatchError, NetworkError, OperatorError, PeerError
+from decad.membership.agreement import Adopt, Difference, Refuse, agree, parse_set_fields, parse_spec
+from decad.membership.dialplan import DialPlan
+from decad.membership.edges import mixing_edges
+from decad.membership.identity import Identity, short_id
+from decad.membership.interfaces import choose_interfaces, present_interfaces
+from decad.membership.mdns import Discovery, Found, Lost
+from decad.membership.table import Origin, PeerTable, State, Transition
+from decad.wire.counters import ByteCounter
+from decad.wire.messages import encode_control
+from decad.wire.transport import Link, Transport
+
+log = logging.getLogger("decad")
+
+TICK_S = 0.25
+DIAL_TIMEOUT_S = 5.0
+MAX_VIEW = 1024
+"""Members read from one view."""
+FAREWELL_S = 1.0
+"""How long a last word to a peer may take."""
+
+
+@dataclass
+class Terms:
+    """The run spec as it stands: adopted from a peer at most until ``frozen``."""
+
+    spec: RunSpec
+    set_fields: frozenset[str]
+    frozen: bool = False
+
+
+class Network:
+    """All links of this peer. ``run`` must be running for anything to happen."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: PeerConfig,
+        terms: Terms,
+        plan: BlockPlan,
+        transport: Transport,
+        exchange: Exchange,
+        donate: ReadBlock,
+        sent: ByteCounter,
+        received: ByteCounter,
+        notices: Notices,
+    ) -> None:
+        self._identity, self._config, self.terms, self._plan = identity, config, terms, plan
+        self._transport, self._exchange, self._donate = transport, exchange, donate
+        self._sent, self._received, self._notices = sent, received, notices
+        self.step = 0
+        self.training = False
+        self.listening = ""
+        self.changed = asyncio.Event()
+        self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Fails with the error that this machine's operator must see before the first step."""
+        now = asyncio.get_running_loop().time()
+        self.table = PeerTable(now)
+        self.dials = DialPlan(identity.peer_id, random.Random(identity.peer_id))
+        for address in config.peers:
+            self.dials.add(address, "peers", now)
+        self.mdns = "off"
+        self._instance = secrets.randbits(64)
+        self._sessions: dict[str, Session] = {}
+        self._view_sent: tuple[tuple[str, str, bool], ...] = ()
+        self._greeting = 0
+        self._leaving = False
+        self._closing: set[asyncio.Task[None]] = set()
+        self._discovery: Discovery | None = None
+
+    # -- what the trainer asks ------------------------------------------------------------------------------
+
+    def edges(self) -> frozenset[str]:
+        """Neighbours to mix with in the next step."""
+        views = {p.id: p.view for p in self.table.peers if p.state is State.ALIVE}
+        mine = self.table.mixing & self._sessions.keys()
+        return mixing_edges(self._identity.peer_id, self.terms.spec.overlay, self._names(), mine, views)
+
+    def highest_step(self) -> int | None:
+        """The furthest step among the training neighbours; None without any."""
+        steps = [self.table[peer].step for peer in self.table.mixing]
+        return max(steps, default=None)
+
+    def donors(self) -> dict[str, FetchPort]:
+        """Training neighbours within a step of the furthest."""
+        highest = self.highest_step() or 0
+        return {
+            peer: self._sessions[peer].fetch
+            for peer in sorted(self.table.mixing & self._sessions.keys())
+            if self.table[peer].step >= highest - 1
+        }
+
+    def announce(self, step: int, training: bool) -> None:
+        """Tell the neighbours where this peer is."""
+        force = training != self.training
+        self.step, self.training = step, training
+        for session in list(self._sessions.values()):
+            self._attempt(session, lambda s: s.tell_beacon(force))
+
+    async def wait_change(self) -> None:
+        """Return when something changed about the neighbours."""
+        self.changed.clear()
+        await self.changed.wait()
+
+    def name_of(self, peer: str) -> str:
+        """Name or short id, for people."""
+        return (self.table[peer].name if peer in self.table else "") or short_id(peer)
+
+    def now(self) -> float:
+        """The clock of the peer table, in seconds."""
+        return asyncio.get_running_loop().time()
+
+    @property
+    def linked(self) -> int:
+        """Established links."""
+        return len(self._sessions)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a dial or a greeting is under way."""
+        return self._greeting > 0 or any(a.dialling for a in self.dials.addresses)
+
+    def unreachable(self) -> list[tuple[str, str]]:
+        """Addresses of the operator at which nobody was ever reached, with the reason."""
+        return [(a.address, a.reason) for a in self.dials.addresses if a.found == "peers" and not a.reached]
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Accept links. Raises NetworkError when the address is taken or wrong."""
+        self.listening = await self._transport.listen(self._config.listen, self._accept)
+
+    async def run(self) -> None:
+        """Dial, tick and discover until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            if self._config.mdns:
+                group.create_task(self._discover())
+            while not self._leaving:
+                now = asyncio.get_running_loop().time()
+                self._moved(self.table.tick(now))
+                for address in self.dials.due(self._sessions.keys(), now):
+                    group.create_task(self._dial(address))
+                await asyncio.sleep(TICK_S)
+
+    async def farewell(self, reason: str) -> None:
+        """Say goodbye to every neighbour and close all links."""
+        self.training, self._leaving = False, True
+        sessions = list(self._sessions.values())
+        for session in sessions:
+            self._attempt(session, lambda s: s.tell(pb.ControlMessage(goodbye=pb.Goodbye(reason=reason))))
+        if sessions:
+            flushes = [asyncio.ensure_future(session.flush()) for session in sessions]
+            _, pending = await asyncio.wait(flushes, timeout=FAREWELL_S)
+            for flush in pending:
+                flush.cancel()
+        await self._transport.close()
+
+    async def _discover(self) -> None:
+        host, port = split_address(self.listening)
+        try:
+            where = choose_interfaces(self._config.interface, host, present_interfaces())
+        except NetworkError as error:
+            if self._config.interface:
+                self._fail(error)
+            self._no_mdns(error)
+            return
+        run = self.terms.spec.run
+        any_run = "run" not in self.terms.set_fields and not self.terms.frozen
+        self._discovery = Discovery(self._identity.peer_id, port, run, where, self._on_mdns, any_run=any_run)
+        self.mdns = f"on {', '.join(where.interfaces)}"
+        try:
+            await self._discovery.run()
+        except NetworkError as error:
+            self._no_mdns(error)
+
+    def _no_mdns(self, error: NetworkError) -> None:
+        self.mdns = "unavailable"
+        self.notice(str(error))
+
+    def freeze(self) -> None:
+        """Training begins: the run's terms stay as they are."""
+        self.terms.frozen = True
+        if self._discovery is not None:
+            self._discovery.update_run(self.terms.spec.run)
+
+    def _on_mdns(self, event: Found | Lost) -> None:
+        if isinstance(event, Lost):
+            self.dials.withdrawn(event.peer_id)
+            return
+        now = asyncio.get_running_loop().time()
+        for address in event.addresses:
+            self.dials.add(address, "mdns", now, event.peer_id)
+
+    # -- links ----------------------------------------------------------------------------------------------
+
+    async def _dial(self, address: str) -> None:
+        loop = asyncio.get_running_loop()
+        entry = next(a for a in self.dials.addresses if a.address == address)
+        try:
+            link = await self._transport.dial(address, DIAL_TIMEOUT_S)
+            await self._greet(link, entry.found, address)
+        except MyselfError:
+            self.dials.was_myself(address, loop.time())
+        except MismatchError as error:
+            self.dials.failed(address, str(error), loop.time())
+            self.notice(str(error))
+            if entry.found == "peers" and not self.terms.frozen:
+                self._fail(error)
+        except PeerError as error:
+            self.dials.failed(address, str(error), loop.time())
+
+    async def _accept(self, link: Link) -> None:
+        try:
+            await self._greet(link, "inbound", None)
+        except MismatchError as error:
+            self.notice(str(error))
+        except LinkClosed:
+            pass
+        except RefusedError as error:
+            log.debug("%s: %s", link.address, error)
+        except PeerError as error:
+            self.notice(str(error))
+
+    async def _greet(self, link: Link, found: Origin, dialled: str | None) -> None:
+        """Greet and run the session of one link until it ends."""
+        self._greeting += 1
+        offered = self.terms.spec
+        adopted: list[Adopt] = []
+        try:
+            hello = await greet(link, self._hello(), lambda h: self._judge(link, offered, h, adopted))
+            if adopted:
+                self._adopt(adopted[0])
+        except BaseException:
+            await link.close()
+            raise
+        finally:
+            self._greeting -= 1
+        peer = hello.peer_id.hex()
+        if dialled is not None:
+            self.dials.reached(dialled, peer, asyncio.get_running_loop().time())
+        await self._converse(peer, link, hello, found, dialled or self._address_of(link, hello))
+
+    async def _converse(self, peer: str, link: Link, hello: pb.Hello, found: Origin, address: str) -> None:
+        loop = asyncio.get_running_loop()
+        fetch = FetchPort(link.fetch, self._plan, self._donate, self._sent, self._received)
+        session = Session(peer, link, hello, self, self._exchange, fetch, self._sent, self._received)
+        known = next((a.found for a in self.dials.addresses if a.peer == peer and found == "inbound"), found)
+        self._moved(
+            self.table.link_up(
+                peer,
+                link,
+                loop.time(),
+                name=hello.name,
+                address=address,
+                found=known,
+                instance=hello.instance,
+            )
+        )
+        if older := self._sessions.pop(peer, None):
+            await older.link.close()
+            await older.ended.wait()
+        self._sessions[peer] = session
+        self._tell_view(session)
+        session.tell_beacon(force=True)
+        self._broadcast_view()
+        reason = "the daemon stops"
+        try:
+            await session.run()
+        except LinkClosed as error:
+            reason = str(error)
+        except PeerError as error:
+            reason = str(error)
+            self.notice(reason)
+            await self._last_word(link, reason)
+        finally:
+            if self._sessions.get(peer) is session:
+                del self._sessions[peer]
+            self._moved(self.table.link_down(peer, link, reason, loop.time()))
+            await link.close()
+
+    async def _last_word(self, link: Link, reason: str) -> None:
+        refusal = encode_control(pb.ControlMessage(refusal=pb.Refusal(reason=reason)))
+        word = asyncio.ensure_future(link.control.send(refusal))
+        await asyncio.wait({word}, timeout=FAREWELL_S)
+        await link.close()
+        await asyncio.wait({word})
+        word.exception()
+
+    def _judge(self, link: Link, offered: RunSpec, hello: pb.Hello, adopted: list[Adopt]) -> list[Difference]:
+        if self._leaving:
+            raise RefusedError("this peer is leaving")
+        if offered is not self.terms.spec:
+            raise DuplicateError("this peer has just adopted another run spec; dial again")
+        peer = hello.peer_id.hex()
+        older = self._sessions.get(peer)
+        if older is not None and older.hello.instance == hello.instance:
+            mine_is_lower = self._identity.peer_id < peer
+            if older.link.dialled == mine_is_lower and link.dialled != mine_is_lower:
+                raise DuplicateError("there is a link between the two already")
+        verdict = agree(
+            offered,
+            self.terms.set_fields,
+            self.terms.frozen,
+            self._identity.peer_id,
+            parse_spec(hello.spec),
+            parse_set_fields(hello.set_fields),
+            hello.has_trained,
+            peer,
+        )
+        if isinstance(verdict, Refuse):
+            return list(verdict.fields)
+        if isinstance(verdict, Adopt):
+            adopted.append(verdict)
+        return []
+
+    def _adopt(self, verdict: Adopt) -> None:
+        if self.terms.frozen:
+            raise RefusedError("this peer has begun to train meanwhile; dial again")
+        differing = self.terms.spec.differences(verdict.spec)
+        shown = ", ".join(f"{field} = {theirs}" for field, (_, theirs) in sorted(differing.items()))
+        log.info("took the run's settings from a peer: %s", shown)
+        self.terms.spec, self.terms.set_fields = verdict.spec, verdict.set_fields
+        self._exchange.adopt(verdict.spec)
+        if self._discovery is not None:
+            self._discovery.update_run(verdict.spec.run, any_run="run" not in verdict.set_fields)
+        for session in list(self._sessions.values()):
+            # They agreed to other terms: let them greet again.
+            self._sessions.pop(session.peer)
+            self._close_soon(session.link)
+
+    def _hello(self) -> pb.Hello:
+        host, port = split_address(self.listening)
+        return pb.Hello(
+            protocol_version=PROTOCOL_VERSION,
+            peer_id=bytes.fromhex(self._identity.peer_id),
+            instance=self._instance,
+            spec=self.terms.spec.canonical(),
+            set_fields=sorted(self.terms.set_fields),
+            step=self.step,
+            has_trained=self.terms.frozen,
+            listen_port=port,
+            listen_host="" if host in ("0.0.0.0", "::") else host,
+            name=self._config.name,
+        )
+
+    @staticmethod
+    def _address_of(link: Link, hello: pb.Hello) -> str:
+        if not hello.listen_port:
+            return ""
+        host = hello.listen_host[:64] or split_address(link.address)[0]
+        return f"[{host}]:{hello.listen_port}" if ":" in host else f"{host}:{hello.listen_port}"
+
+    # -- what neighbours tell -------------------------------------------------------------------------------
+
+    def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        before = self.table[peer].training if peer in self.table else False
+        self._moved(
+            self.table.heard(peer, now, step=beacon.step, training=beacon.training, round_trip_s=round_trip_s)
+        )
+        if before != beacon.training:
+            self._broadcast_view()
+        self.changed.set()
+
+    def heard_view(self, peer: str, view: pb.View) -> None:
+        members = list(view.members)[:MAX_VIEW]
+        self.table.viewed(peer, frozenset(m.peer_id.hex() for m in members if m.mixing))
+        now = asyncio.get_running_loop().time()
+        for member in members:
+            if member.address and len(member.peer_id) == 32 and len(member.address) <= 128:
+                try:
+                    self.dials.add(member.address, "exchange", now, member.peer_id.hex())
+                except ValueError:
+                    log.debug("peer %s named a malformed address", short_id(peer))
+        self.changed.set()
+
+    def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None:
+        self._moved(self.table.goodbye(peer, goodbye.reason[:200], asyncio.get_running_loop().time()))
+
+    def _moved(self, transitions: list[Transition]) -> None:
+        for peer, old, new, reason in () if self._leaving else transitions:
+            who = self.name_of(peer)
+            log.info("%s is %s: %s", who, new.value, reason)
+            if new is State.GONE and (session := self._sessions.pop(peer, None)):
+                self._exchange.detach(peer)
+                self._close_soon(session.link)
+            if new is not State.ALIVE and old is State.ALIVE and "goodbye" not in reason:
+                self._notices.add(f"{who} is {new.value}: {reason}.")
+        if transitions:
+            self._broadcast_view()
+            self.changed.set()
+
+    def _broadcast_view(self) -> None:
+        members = tuple(
+            (p.id, p.address, p.id in self.table.mixing) for p in self.table.peers if p.id in self._sessions
+        )
+        if members == self._view_sent:
+            return
+        self._view_sent = members
+        for session in list(self._sessions.values()):
+            self._attempt(session, self._tell_view)
+
+    def _tell_view(self, session: Session) -> None:
+        members = [
+            pb.View.Member(peer_id=bytes.fromhex(p.id), address=p.address, mixing=p.id in self.table.mixing)
+            for p in self.table.peers
+            if p.id in self._sessions and p.id != session.peer
+        ]
+        if session.peer in self.table.mixing:
+            members.append(pb.View.Member(peer_id=bytes.fromhex(session.peer), mixing=True))
+        session.tell(pb.ControlMessage(view=pb.View(members=members)))
+
+    def _attempt(self, session: Session, tell: Callable[[Session], None]) -> None:
+        try:
+            tell(session)
+        except PeerError as error:
+            self.notice(str(error))
+            self._close_soon(session.link)
+
+    def _close_soon(self, link: Link) -> None:
+        task = asyncio.ensure_future(link.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _names(self) -> dict[str, str]:
+        names = {p.id: p.name for p in self.table.peers if p.name}
+        if self._config.name:
+            names[self._identity.peer_id] = self._config.name
+        return names
+
+    def _fail(self, error: OperatorError | PeerError) -> None:
+        if not self.fatal.done():
+            self.fatal.set_exception(error)
+
+    def notice(self, text: str) -> None:
+        """Tell the operator, in the log and the status."""
+        if self._notices.add(text):
+            log.warning(text)

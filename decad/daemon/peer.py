@@ -1,0 +1,312 @@
+"""The composition root: builds one peer out of its parts, runs it, and takes it down again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec, split_address
+from decad.daemon.compute import ComputeThread
+from decad.daemon.control import control_service
+from decad.daemon.device import choose_device, choose_dtype
+from decad.daemon.exchange import Exchange
+from decad.daemon.fetch import Donation
+from decad.daemon.network import Network, Terms
+from decad.daemon.progress import Activity, Notices, Progress
+from decad.daemon.status import StatusBoard
+from decad.daemon.trainer import Trainer
+from decad.data.text import TextData, data_seed
+from decad.errors import ConfigError, NetworkError, PeerError, StateError
+from decad.membership.agreement import Refuse, agree, parse_spec
+from decad.membership.identity import load_or_create
+from decad.model.trainable import TrainableModel
+from decad.paths import control_socket
+from decad.state.checkpoint import Checkpoint, CheckpointStore
+from decad.state.lock import StateLock
+from decad.state.weights import TrainedBlocks
+from decad.wire.counters import ByteCounter
+from decad.wire.grpc_transport import GrpcTransport
+from decad.wire.transport import Transport
+
+log = logging.getLogger("decad")
+
+SETTLE_S = 3.0
+"""Looking for peers before the first step: a machine that could join should not train a step alone."""
+REACH_S = 15.0
+"""A fresh peer that reaches nobody of ``--peers`` within this time gives up."""
+LINGER_S = 5.0
+"""A peer that is done stays at least so long for neighbours that still need its last block."""
+REPORT_S = 10.0
+POLL_S = 0.2
+
+
+class Peer:
+    """One peer of a run, from its settings to its last checkpoint."""
+
+    def __init__(self, spec: RunSpec, config: PeerConfig, transport: Transport | None = None) -> None:
+        self._spec, self._config = spec, config
+        self._transport = transport or GrpcTransport()
+        self._stop = asyncio.Event()
+        self._trainer: Trainer | None = None
+        self._progress, self._notices = Progress(), Notices()
+
+    def stop(self) -> None:
+        """End as soon as the last completed step is saved; `run` then returns."""
+        self._progress.activity = Activity.STOPPING
+        self._stop.set()
+        if self._trainer is not None:
+            self._trainer.stop()
+
+    async def run(self) -> None:
+        """Train until done or stopped. Raises OperatorError, or PeerError when no peer takes this one in."""
+        config = self._config
+        _check_exposure(config)
+        device = choose_device(config.device)
+        compute = ComputeThread(config.threads)
+        try:
+            log.info("loading %s", config.model)
+            model = await compute.run(
+                TrainableModel.load, config.model, device, choose_dtype(config.dtype, device)
+            )
+            spec = self._spec.model_copy(
+                update={"model_hash": model.model_hash, "plan_hash": model.plan.fingerprint}
+            )
+            _check_length(config.seq_len, model)
+            data = await compute.run(self._load_data, spec.seed, model)
+            log.info(
+                "%d blocks, %.1f M parameters; %d sequences of %d tokens to train on, %d held out",
+                len(model.plan),
+                model.plan.numel / 1e6,
+                data.train_sequences,
+                config.seq_len,
+                data.held_out,
+            )
+            with StateLock(config.state_dir):
+                identity = load_or_create(config.state_dir)
+                store = CheckpointStore(config.state_dir)
+                checkpoint = store.load()
+                terms = _terms(spec, checkpoint, config)
+                if checkpoint is not None:
+                    await _restore(model, checkpoint, compute)
+                    self._progress.step = checkpoint.run.step
+                    log.info("continuing at step %d", checkpoint.run.step)
+                sent, received = ByteCounter(), ByteCounter()
+                exchange = Exchange(terms.spec, sent, received)
+                network = Network(
+                    identity,
+                    config,
+                    terms,
+                    model.plan,
+                    self._transport,
+                    exchange,
+                    self._donate,
+                    sent,
+                    received,
+                    self._notices,
+                )
+                board = StatusBoard(
+                    identity.peer_id,
+                    config.state_dir.resolve(),
+                    config,
+                    model.plan,
+                    self._progress,
+                    self._notices,
+                    network,
+                    exchange,
+                    sent,
+                    received,
+                    device,
+                )
+                await network.listen()
+                try:
+                    async with control_service(
+                        control_socket(config.state_dir), board.reply, self.stop, self._save
+                    ):
+                        log.info("peer %s listens on %s", identity.peer_id[:8], network.listening)
+                        async with _beside(network.run(), _report(board)):
+                            await self._settle(network, checkpoint is not None)
+                            if self._stop.is_set():
+                                return
+                            network.freeze()
+                            if terms.spec.seed != spec.seed:
+                                data = await compute.run(self._load_data, terms.spec.seed, model)
+                            self._trainer = Trainer(
+                                terms.spec,
+                                terms.set_fields,
+                                config,
+                                model,
+                                data,
+                                compute,
+                                exchange,
+                                network,
+                                store,
+                                checkpoint,
+                                self._progress,
+                                self._notices,
+                            )
+                            await self._trainer.run()
+                            await self._linger(network)
+                            await network.farewell("stopped" if self._stop.is_set() else "finished")
+                finally:
+                    await self._transport.close()
+        finally:
+            compute.close()
+
+    def _load_data(self, seed: int, model: TrainableModel) -> TextData:
+        config = self._config
+        own = data_seed(seed, config.name)
+        return TextData.load(config.data, model.tokenizer, config.seq_len, config.held_out, own)
+
+    async def _settle(self, network: Network, resumed: bool) -> None:
+        """Wait for the neighbours that can be had before training begins."""
+        config, progress, loop = self._config, self._progress, asyncio.get_running_loop()
+        begun = loop.time()
+        progress.activity = Activity.WAITING
+        while not self._stop.is_set():
+            if network.fatal.done():
+                network.fatal.result()
+            waited = loop.time() - begun
+            if config.min_peers:
+                if network.linked >= config.min_peers and not network.undecided:
+                    break
+                progress.waiting_for = f"{config.min_peers} neighbours, {network.linked} are here" + _unmet(
+                    network
+                )
+            elif not config.mdns and not config.peers:
+                break
+            else:
+                progress.waiting_for = "peers to be found" + _unmet(network)
+                if waited >= SETTLE_S and not network.undecided and (network.linked or not config.peers):
+                    break
+                if waited >= REACH_S and not network.linked:
+                    if not resumed:
+                        raise NetworkError(
+                            f"None of --peers could be reached within {REACH_S:.0f} s{_unmet(network)}. Check the "
+                            "addresses and that decad runs there; or start without --peers to be the first, or with "
+                            "--min-peers 1 to wait for them."
+                        )
+                    network.notice(
+                        f"None of --peers can be reached{_unmet(network)}: training alone meanwhile."
+                    )
+                    break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await network.wait_change()
+        progress.waiting_for = ""
+
+    async def _linger(self, network: Network) -> None:
+        """Stay until the neighbours have finished this peer's last step too, or a few seconds have passed."""
+        if self._stop.is_set():
+            return
+        self._progress.activity = Activity.FINISHED
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (behind := network.highest_step()) is not None and behind < self._progress.step:
+                    await network.wait_change()
+
+    async def _donate(self, block: int) -> Donation:
+        if self._trainer is None:
+            raise PeerError("this peer has not begun to train")
+        return await self._trainer.donate(block)
+
+    async def _save(self) -> int:
+        if self._trainer is None:
+            raise StateError("The daemon has not begun to train; there is nothing new to save yet.")
+        return await self._trainer.save()
+
+
+def run_peer(spec: RunSpec, config: PeerConfig) -> None:
+    """Run one peer in this process until it is done or SIGTERM or SIGINT arrives; a second signal exits at once."""
+
+    async def main() -> None:
+        peer = Peer(spec, config)
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: signal.Signals) -> None:
+            log.info("%s: saving the last completed step; once more to exit at once", number.name)
+            peer.stop()
+            loop.add_signal_handler(number, lambda: os._exit(128 + number))
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal, number)
+        await peer.run()
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return None
+    return uvloop.new_event_loop
+
+
+@asynccontextmanager
+async def _beside(*background: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these as long as the context lasts; if one fails, so does the context."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in background]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _report(board: StatusBoard) -> None:
+    last = ""
+    while True:
+        await asyncio.sleep(REPORT_S)
+        line = board.line() if board.progress.steps_taken else f"waiting for {board.waiting_for()}"
+        if line != last:
+            log.info(line)
+        last = line
+
+
+async def _restore(model: TrainableModel, checkpoint: Checkpoint, compute: ComputeThread) -> None:
+    for index, values in TrainedBlocks(checkpoint).items():
+        await compute.run(model.set_block, index, values)
+
+
+def _terms(spec: RunSpec, checkpoint: Checkpoint | None, config: PeerConfig) -> Terms:
+    """The run spec to begin with: a checkpoint's own, unless what was set now contradicts it."""
+    set_now = frozenset(spec.model_fields_set) - MEASURED_FIELDS
+    if checkpoint is None:
+        return Terms(spec, set_now)
+    saved = parse_spec(checkpoint.run.spec)
+    verdict = agree(spec, set_now, False, "1", saved, frozenset(checkpoint.run.set_fields), True, "0")
+    if isinstance(verdict, Refuse):
+        listed = "; ".join(f"{f.field} is {f.mine} now and was {f.theirs}" for f in verdict.fields)
+        raise StateError(
+            f"The checkpoint in {config.state_dir} belongs to a run with other settings: {listed}. Start with the "
+            "settings that it had, or give another directory with --state-dir to begin anew."
+        )
+    return Terms(saved, frozenset(checkpoint.run.set_fields) | set_now)
+
+
+def _unmet(network: Network) -> str:
+    unmet = [f"{address} ({reason or 'not answered yet'})" for address, reason in network.unreachable()]
+    return f"; not reached: {', '.join(unmet)}" if unmet else ""
+
+
+def _check_exposure(config: PeerConfig) -> None:
+    host, _ = split_address(config.listen)
+    if not config.insecure and host not in ("localhost", "::1") and not host.startswith("127."):
+        raise ConfigError(
+            f"--listen {config.listen} would accept links from other machines, and links are neither encrypted nor "
+            "authenticated yet. Listen on 127.0.0.1, or accept that on a network you trust with --insecure."
+        )
+
+
+def _check_length(seq_len: int, model: TrainableModel) -> None:
+    if seq_len > model.context_length:
+        raise ConfigError(
+            f"--seq-len {seq_len} is longer than the {model.context_length} tokens that this model was made for."
+        )

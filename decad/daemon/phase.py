@@ -1,0 +1,107 @@
+"""The active block: master copy, moments and coding, from the phase's first step to its last.
+
+Everything here runs on the compute thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from decad.config import RunSpec
+from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.blocks import Block
+from decad.core.coding import decoder, encoder
+from decad.core.mixing import Mixer, Section, moment_scale
+from decad.core.moments import MomentRule, default_b1, moment_rule
+from decad.daemon.exchange import Coding
+from decad.daemon.staging import Staging
+from decad.errors import OperatorError
+from decad.model.trainable import TrainableModel
+from decad.state.weights import MASTER
+
+
+class TrainingRule:
+    """What the run spec says about a step, made ready once."""
+
+    def __init__(self, spec: RunSpec, rate: Callable[[int], float]) -> None:
+        self.rate = rate
+        self.encoding = spec.encoding
+        self.moments: MomentRule = moment_rule(spec.moments)
+        self.constants = AdamConstants(
+            a1=spec.beta1,
+            a2=spec.beta2,
+            b1=default_b1(spec.moments),
+            eps=spec.eps,
+            weight_decay=spec.weight_decay,
+            clip=spec.clip,
+        )
+
+
+class ActiveBlock:
+    """One phase's block on ``model``; ``resumed`` restores master, m, v of a checkpoint (fp32 [n] each)."""
+
+    def __init__(
+        self,
+        model: TrainableModel,
+        block: Block,
+        rule: TrainingRule,
+        resumed: tuple[Mapping[str, Tensor], int] | None = None,
+    ) -> None:
+        self.block = block
+        self._model = model
+        self._rule = rule
+        self.theta = model.activate(block)
+        self.state = AdamState.zeros(block.numel, model.device)
+        if resumed is not None:
+            tensors, self.state.updates = resumed
+            self.theta.copy_(tensors[MASTER])
+            self.state.m.copy_(tensors["m"])
+            self.state.v.copy_(tensors["v"])
+            model.sync()
+        sizes = {Section.BLOCK: block.numel, **rule.moments.sections(block)}
+        self._staging = Staging(model.device, sizes)
+        # Changes start from the base model, which every peer has; whole values need no reference.
+        reference = torch.empty(0) if rule.encoding == "fp32" else model.reference(block)
+        a1, a2 = rule.constants.a1, rule.constants.a2
+        self.coding = Coding(
+            sizes=sizes,
+            encoder=encoder(rule.encoding, reference),
+            new_decoder=partial(decoder, rule.encoding, sizes, reference),
+            scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
+        )
+
+    def half_step(self, gradient: Tensor, step: int) -> dict[Section, Tensor]:
+        """Local Adam step, then encode what travels. Returns zeroed accumulators; ``gradient`` is used up.
+
+        Raises OperatorError, before anything changed, when the gradient is not finite.
+        """
+        if not bool(torch.isfinite(gradient.sum())):
+            raise OperatorError(
+                f"The gradient of block {self.block.name} is not finite at step {step}. Nothing of this step "
+                "was kept or sent. Lower --lr, set --clip 1, or look for broken records in --data; then start again."
+            )
+        local_step(self.theta, gradient, self.state, self._rule.constants, self._rule.rate(step))
+        outgoing = {Section.BLOCK: self.theta, **self._rule.moments.outgoing(self.block, self.state)}
+        self.coding.encoder.encode(self._staging.to_host(outgoing))
+        return self._staging.accumulators(gradient)
+
+    def finish_step(self, mixer: Mixer, step: int) -> None:
+        """Add the discrepancies, apply the moment rule and let the model see the result."""
+        d = self._staging.to_device(mixer.finish(self.coding.encoder.public))
+        self.theta.add_(d[Section.BLOCK])
+        self._rule.moments.apply(self.block, self.state, d, self._rule.rate(step), self._rule.constants)
+        self._model.sync()
+
+    def adopt(self, values: Tensor) -> None:
+        """Start from a neighbour's copy (fp32 host [n]) instead of one's own."""
+        self.theta.copy_(values)
+        self._model.sync()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Host copies for a checkpoint."""
+        live = {MASTER: self.theta, "m": self.state.m, "v": self.state.v}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}

@@ -1,0 +1,91 @@
+"""What the trainer is doing, for everybody who wants to tell: the status, the log, the beacons."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import fmean
+
+SMOOTHED = 20
+"""Steps over which loss and times are averaged."""
+NOTICES_KEPT = 50
+
+
+class Activity(StrEnum):
+    STARTING = "starting"
+    WAITING = "waiting"
+    JOINING = "joining"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    SAVING = "saving"
+    STOPPING = "stopping"
+    FINISHED = "finished"
+
+
+@dataclass
+class Progress:
+    """Live figures; times in seconds."""
+
+    activity: Activity = Activity.STARTING
+    waiting_for: str = ""
+    step: int = 0
+    steps_taken: int = 0
+    steps_incomplete: int = 0
+    steps_skipped: int = 0
+    held_out_loss: float = math.nan
+    held_out_step: int = 0
+    first_held_out_loss: float = math.nan
+    learning_rate: float = 0.0
+    tokens: int = 0
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
+    compute_times: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
+    exchange_times: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
+    step_tokens: deque[int] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss of the last steps, in nats a token; NaN until known."""
+        return fmean(self.losses) if self.losses else math.nan
+
+    @property
+    def compute_s(self) -> float:
+        return fmean(self.compute_times) if self.compute_times else 0.0
+
+    @property
+    def exchange_s(self) -> float:
+        return fmean(self.exchange_times) if self.exchange_times else 0.0
+
+    @property
+    def step_s(self) -> float:
+        return self.compute_s + self.exchange_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        return fmean(self.step_tokens) / self.step_s if self.step_tokens and self.step_s else 0.0
+
+    def stepped(self, loss: float, tokens: int, compute_s: float, exchange_s: float, complete: bool) -> None:
+        """A step is done."""
+        self.steps_taken += 1
+        self.steps_incomplete += not complete
+        self.losses.append(loss)
+        self.step_tokens.append(tokens)
+        self.compute_times.append(compute_s)
+        self.exchange_times.append(exchange_s)
+
+
+class Notices:
+    """What went wrong and was survived, newest last, and once a kind: (monotonic time, text)."""
+
+    def __init__(self) -> None:
+        self.entries: deque[tuple[float, str]] = deque(maxlen=NOTICES_KEPT)
+
+    def add(self, text: str) -> bool:
+        """Keep a notice; False if the newest one says the same already."""
+        repeated = bool(self.entries) and self.entries[-1][1] == text
+        if repeated:
+            self.entries.pop()
+        self.entries.append((time.monotonic(), text))
+        return not repeated

@@ -1,0 +1,159 @@
+"""One established link to a neighbour: its control channel, and the tasks of the other two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from decad._proto import peer_pb2 as pb
+from decad.daemon.exchange import Exchange
+from decad.daemon.fetch import FetchPort
+from decad.errors import LinkClosed, PeerError, ProtocolError
+from decad.wire.counters import ByteCounter
+from decad.wire.messages import decode_control, encode_control
+from decad.wire.transport import Link
+
+BEACON_S = 0.5
+"""Longest time between two beacons."""
+BEACON_GAP_S = 0.05
+"""Shortest: steps of a few milliseconds need not be told one by one."""
+BEACONS_REMEMBERED = 32
+QUEUE = 64
+"""Control messages waiting for a link: it is closed when a peer takes in none of so many."""
+
+
+class Surroundings(Protocol):
+    """What a session tells the network, and learns from it."""
+
+    step: int
+    training: bool
+
+    def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None: ...
+    def heard_view(self, peer: str, view: pb.View) -> None: ...
+    def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None: ...
+
+
+class Session:
+    """Runs from Welcome until the link ends."""
+
+    def __init__(
+        self,
+        peer: str,
+        link: Link,
+        hello: pb.Hello,
+        network: Surroundings,
+        exchange: Exchange,
+        fetch: FetchPort,
+        sent: ByteCounter,
+        received: ByteCounter,
+    ) -> None:
+        self.peer, self.link, self.hello, self.fetch = peer, link, hello, fetch
+        self._network, self._exchange = network, exchange
+        self._sent, self._received = sent, received
+        self._outgoing: asyncio.Queue[pb.ControlMessage] = asyncio.Queue(QUEUE)
+        self._sequence = 0
+        self._sent_at: dict[int, float] = {}
+        self._heard: tuple[int, float] | None = None
+        self._beaconed = -1.0
+        self.ended = asyncio.Event()
+        """Set once nothing of this session is left at the exchange."""
+
+    async def run(self) -> None:
+        """Raises PeerError: LinkClosed in the end, or what the peer did wrong."""
+        self._exchange.attach(self.peer, lambda phase: self.tell(pb.ControlMessage(ask=pb.Ask(phase=phase))))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read_control())
+                group.create_task(self._write_control())
+                group.create_task(self._exchange.send(self.peer, self.link.blocks))
+                group.create_task(self._exchange.receive(self.peer, self.link.blocks))
+                group.create_task(self.fetch.run())
+        except* PeerError as group_error:
+            raise first_peer_error(group_error) from None
+        finally:
+            self._exchange.detach(self.peer)
+            self.ended.set()
+
+    def tell(self, message: pb.ControlMessage) -> None:
+        """Send a control message soon. Raises ProtocolError when the peer takes none in."""
+        try:
+            self._outgoing.put_nowait(message)
+        except asyncio.QueueFull:
+            raise ProtocolError(
+                f"peer {self.peer[:8]} takes in no control messages; the link is closed."
+            ) from None
+
+    def tell_beacon(self, force: bool = False) -> None:
+        """The step changed, or whether this peer trains."""
+        if force or asyncio.get_running_loop().time() - self._beaconed >= BEACON_GAP_S:
+            self.tell(self._beacon())
+
+    async def flush(self) -> None:
+        """Return when every control message told so far was taken by the transport."""
+        await self._outgoing.join()
+
+    async def _write_control(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(BEACON_S):
+                    message = await self._outgoing.get()
+            except TimeoutError:
+                await self._put(self._beacon())
+                continue
+            await self._put(message)
+            self._outgoing.task_done()
+
+    async def _put(self, message: pb.ControlMessage) -> None:
+        raw = encode_control(message)
+        await self.link.control.send(raw)
+        self._sent.count(len(raw))
+
+    def _beacon(self) -> pb.ControlMessage:
+        now = asyncio.get_running_loop().time()
+        self._sequence += 1
+        self._beaconed = self._sent_at[self._sequence] = now
+        self._sent_at.pop(self._sequence - BEACONS_REMEMBERED, None)
+        beacon = pb.Beacon(sequence=self._sequence, step=self._network.step, training=self._network.training)
+        if self._heard is not None:
+            beacon.echo_sequence = self._heard[0]
+            beacon.echo_age_us = int((now - self._heard[1]) * 1e6)
+        return pb.ControlMessage(beacon=beacon)
+
+    async def _read_control(self) -> None:
+        loop = asyncio.get_running_loop()
+        handlers: dict[str, Callable[[pb.ControlMessage], None]] = {
+            "view": lambda m: self._network.heard_view(self.peer, m.view),
+            "ask": lambda m: self._exchange.asked(self.peer),
+            "goodbye": lambda m: self._network.heard_goodbye(self.peer, m.goodbye),
+        }
+        while True:
+            raw = await self.link.control.receive()
+            self._received.count(len(raw))
+            message = decode_control(raw)
+            kind = message.WhichOneof("kind") or ""
+            if kind == "beacon":
+                beacon = message.beacon
+                self._heard = (beacon.sequence, loop.time())
+                sent_at = self._sent_at.pop(beacon.echo_sequence, None)
+                trip = None if sent_at is None else max(0.0, loop.time() - sent_at - beacon.echo_age_us / 1e6)
+                self._network.heard_beacon(self.peer, beacon, trip)
+            elif kind == "refusal":
+                raise PeerError(f"peer {self.peer[:8]} closed the link: {message.refusal.reason[:200]}")
+            elif kind in handlers:
+                handlers[kind](message)
+            else:
+                raise ProtocolError(f"peer {self.peer[:8]} sent {kind} on an established link; it is closed.")
+
+
+def first_peer_error(group: BaseExceptionGroup[PeerError]) -> PeerError:
+    """The most telling error of a session's tasks: anything rather than the closed link that follows from it."""
+    leaves: list[PeerError] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(error.exceptions)
+        elif isinstance(error, PeerError):
+            leaves.append(error)
+    return next((e for e in leaves if not isinstance(e, LinkClosed)), leaves[0])

@@ -1,0 +1,185 @@
+"""What `decad status` is told: one message put together from everybody's live figures."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from decad import __version__
+from decad._proto import control_pb2 as pb
+from decad.config import PeerConfig
+from decad.core.blocks import BlockPlan
+from decad.core.schedule import Schedule, horizon
+from decad.daemon.exchange import Exchange
+from decad.daemon.network import Network
+from decad.daemon.progress import Activity, Notices, Progress
+from decad.membership.table import State
+from decad.wire.counters import ByteCounter
+
+
+@dataclass
+class StatusBoard:
+    """Everything a status is made of; read at any time, written by nobody here."""
+
+    peer_id: str
+    state_dir: Path
+    config: PeerConfig
+    plan: BlockPlan
+    progress: Progress
+    notices: Notices
+    network: Network
+    exchange: Exchange
+    sent: ByteCounter
+    received: ByteCounter
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._process = psutil.Process()
+
+    def reply(self) -> pb.StatusReply:
+        """The status now."""
+        spec, progress = self.network.terms.spec, self.progress
+        return pb.StatusReply(
+            version=__version__,
+            peer_id=self.peer_id,
+            name=self.config.name,
+            run=spec.run,
+            fingerprint=spec.fingerprint,
+            pid=os.getpid(),
+            state_dir=str(self.state_dir),
+            listen=self.network.listening,
+            insecure=True,
+            mdns=self.network.mdns,
+            activity=progress.activity.value,
+            waiting_for=self.waiting_for(),
+            progress=self._progress(),
+            training=self._training(),
+            traffic=pb.Traffic(sent=_bytes(self.sent), received=_bytes(self.received)),
+            neighbours=self._neighbours(),
+            notices=[pb.Notice(age_s=time.monotonic() - at, text=text) for at, text in self.notices.entries],
+            uptime_s=time.monotonic() - self._started,
+        )
+
+    def waiting_for(self) -> str:
+        """Why nothing goes on just now, in words; empty when it does."""
+        if self.progress.waiting_for:
+            return self.progress.waiting_for
+        if self.progress.activity is Activity.TRAINING and (missing := self.exchange.waiting_for()):
+            who = ", ".join(self.network.name_of(peer) for peer in missing)
+            return f"the blocks of {who}, at most {self.exchange.last_deadline:.1f} s"
+        return ""
+
+    def _progress(self) -> pb.Progress:
+        spec, progress = self.network.terms.spec, self.progress
+        schedule = Schedule(len(self.plan), spec.inner_steps, spec.order, spec.seed)
+        position = schedule.position(progress.step)
+        total = self.config.steps or horizon(spec.schedule) or 0
+        left = max(0, total - progress.step)
+        return pb.Progress(
+            step=progress.step,
+            steps_total=total,
+            percent=100.0 * min(1.0, progress.step / total) if total else 0.0,
+            round=position.round,
+            block=position.block,
+            block_name=self.plan[position.block].name,
+            blocks_total=len(self.plan),
+            inner_step=position.inner,
+            inner_steps=spec.inner_steps,
+            eta_s=left * progress.step_s if total and progress.step_s else -1.0,
+        )
+
+    def _training(self) -> pb.Training:
+        p = self.progress
+        return pb.Training(
+            loss=p.loss,
+            held_out_loss=p.held_out_loss,
+            held_out_step=p.held_out_step,
+            first_held_out_loss=p.first_held_out_loss,
+            learning_rate=p.learning_rate,
+            tokens_per_s=p.tokens_per_s,
+            step_s=p.step_s,
+            compute_s=p.compute_s,
+            exchange_s=p.exchange_s,
+            memory_bytes=self._process.memory_info().rss,
+            device_memory_bytes=torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0,
+            steps_taken=p.steps_taken,
+            steps_incomplete=p.steps_incomplete,
+            steps_skipped=p.steps_skipped,
+            deadline_s=self.exchange.last_deadline,
+        )
+
+    def _neighbours(self) -> list[pb.Neighbour]:
+        now = self.network.now()
+        known = [self._neighbour(peer.id, now) for peer in self.network.table.peers]
+        met = {peer.id for peer in self.network.table.peers}
+        for address in self.network.dials.addresses:
+            if address.peer not in met and not address.myself:
+                state = "refused" if "cannot train" in address.reason else "dialling"
+                known.append(
+                    pb.Neighbour(
+                        peer_id=address.peer or "",
+                        address=address.address,
+                        found=address.found,
+                        state=state,
+                        round_trip_ms=-1,
+                        relative_distance=-1,
+                        last_seen_s=-1,
+                        detail=address.reason,
+                    )
+                )
+        return known
+
+    def _neighbour(self, peer_id: str, now: float) -> pb.Neighbour:
+        peer = self.network.table[peer_id]
+        figures = self.exchange.peer(peer_id)
+        there = peer.state is not State.GONE
+        return pb.Neighbour(
+            peer_id=peer.id,
+            name=peer.name,
+            address=peer.address,
+            found=peer.found,
+            state=peer.state.value,
+            mixing_weight=figures.weight if figures else 0.0,
+            step=peer.step,
+            step_lag=peer.step - self.progress.step,
+            round_trip_ms=peer.round_trip_s * 1e3 if there and peer.round_trip_s is not None else -1,
+            sent_mb_per_s=figures.sent_meter.per_second() / 1e6 if figures else 0.0,
+            received_mb_per_s=figures.received_meter.per_second() / 1e6 if figures else 0.0,
+            relative_distance=figures.distance if figures else -1.0,
+            last_seen_s=now - peer.last_seen,
+            late=figures.late if figures else 0,
+            detail="" if peer.state is State.ALIVE else peer.reason,
+        )
+
+    def line(self) -> str:
+        """One line for the log: where the run is."""
+        p, reply = self.progress, self._progress()
+        total = f"/{reply.steps_total}" if reply.steps_total else ""
+        parts = [
+            f"step {p.step}{total}",
+            f"round {reply.round} {reply.block_name} {reply.inner_step}/{reply.inner_steps}",
+            f"loss {p.loss:.4f}",
+        ]
+        if not math.isnan(p.held_out_loss):
+            parts.append(f"held-out {p.held_out_loss:.4f}")
+        parts += [f"{p.tokens_per_s:.0f} tokens/s", f"{len(self.network.edges())} neighbours"]
+        if waiting := self.waiting_for():
+            parts.append(f"waiting for {waiting}")
+        return ", ".join(parts)
+
+
+def _bytes(counter: ByteCounter) -> pb.Bytes:
+    return pb.Bytes(
+        block=counter.block,
+        first_moment=counter.first_moment,
+        second_moment=counter.second_moment,
+        overhead=counter.overhead,
+        fetch=counter.fetch,
+    )

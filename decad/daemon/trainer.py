@@ -1,0 +1,392 @@
+"""The step loop: gradient, local Adam step, exchange, mixing; block after block, round after round."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from decad.config import PeerConfig, RunSpec
+from decad.core.schedule import Position, Schedule, learning_rate
+from decad.daemon.compute import ComputeThread
+from decad.daemon.exchange import Exchange, describe
+from decad.daemon.fetch import Donation, FetchPort, fetch_blocks
+from decad.daemon.phase import ActiveBlock, TrainingRule
+from decad.daemon.progress import Activity, Notices, Progress
+from decad.data.position import DataPosition
+from decad.data.text import TextData
+from decad.errors import PeerError, StateError
+from decad.model.trainable import TrainableModel
+from decad.state.checkpoint import Checkpoint, CheckpointStore, Snapshot, TrainedBlock
+from decad.state.manifest import RunRecord
+from decad.state.weights import ACTIVE_BLOCK
+
+log = logging.getLogger("decad")
+
+
+class Surroundings(Protocol):
+    """What the trainer asks of the network."""
+
+    def edges(self) -> frozenset[str]:
+        """Neighbours to mix with in the next step."""
+        ...
+
+    def highest_step(self) -> int | None:
+        """The furthest step among training neighbours; None without any."""
+        ...
+
+    def donors(self) -> dict[str, FetchPort]:
+        """Training neighbours at the furthest step, who can give blocks."""
+        ...
+
+    changed: asyncio.Event
+    """Set to end every `wait_change`."""
+
+    async def wait_change(self) -> None:
+        """Return when something changed about the neighbours."""
+        ...
+
+    def announce(self, step: int, training: bool) -> None:
+        """Tell the neighbours where this peer is."""
+        ...
+
+    def name_of(self, peer: str) -> str:
+        """Name or short id, for people."""
+        ...
+
+
+class _Resumed(NamedTuple):
+    """The active block of a checkpoint, until its phase goes on or is seen to have passed."""
+
+    phase: int
+    block: int
+    tensors: Mapping[str, Tensor]
+    updates: int
+
+
+class Trainer:
+    """Trains this peer's copy until ``config.steps`` or `stop`."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        set_fields: frozenset[str],
+        config: PeerConfig,
+        model: TrainableModel,
+        data: TextData,
+        compute: ComputeThread,
+        exchange: Exchange,
+        network: Surroundings,
+        store: CheckpointStore,
+        checkpoint: Checkpoint | None,
+        progress: Progress,
+        notices: Notices,
+    ) -> None:
+        self.spec, self._set_fields, self._config = spec, set_fields, config
+        self.schedule = Schedule(len(model.plan), spec.inner_steps, spec.order, spec.seed)
+        self._rule = TrainingRule(spec, learning_rate(spec.schedule, spec.lr))
+        self._model, self._data, self._compute = model, data, compute
+        self._exchange, self._network, self._store = exchange, network, store
+        self.progress, self._notices = progress, notices
+        self._stopping = asyncio.Event()
+        self._io = ThreadPoolExecutor(1, "io")
+        self._saving: asyncio.Future[StateError | None] | None = None
+        self._unsaved: dict[int, TrainedBlock] = {}
+        self._phases: dict[int, int] = {}
+        """Block -> the last phase in which it was trained here or fetched."""
+        self._active: ActiveBlock | None = None
+        self._phase = -1
+        self._resumed: _Resumed | None = None
+        self._save_requests: list[asyncio.Future[int]] = []
+        self._position = DataPosition()
+        if checkpoint is not None:
+            self.progress.step = checkpoint.run.step
+            self._position = DataPosition.from_dict(checkpoint.run.data)
+            self._phases = dict(checkpoint.phases)
+            if active := checkpoint.active():
+                here = self.schedule.position(checkpoint.run.step)
+                self._resumed = _Resumed(here.phase, here.block, active, checkpoint.run.updates)
+
+    @property
+    def step(self) -> int:
+        """The next step to take, or the one being taken."""
+        return self.progress.step
+
+    @property
+    def position(self) -> Position:
+        return self.schedule.position(self.progress.step)
+
+    def stop(self) -> None:
+        """Abandon the step if its half-step is not done, else finish it at once; then save and return from `run`."""
+        self._stopping.set()
+        self._exchange.hurry()
+        self._network.changed.set()
+
+    async def run(self) -> None:
+        """Train. Raises OperatorError when this machine's operator must act."""
+        try:
+            await self._evaluate()
+            await self._join()
+            self._network.announce(self.progress.step, training=True)
+            await self._wait_for_peers()
+            while not self._stopping.is_set() and not self._finished():
+                self._skip_ahead()
+                await self._enter_phase()
+                if self._due_evaluation():
+                    await self._evaluate()
+                await self._step()
+                await self._answer_save_requests()
+            if self._finished() and not self._stopping.is_set():
+                await self._evaluate()
+            self.progress.activity = Activity.SAVING
+            await self._save()
+            await self._answer_save_requests()
+        finally:
+            self._network.announce(self.progress.step, training=False)
+            for request in self._save_requests:
+                request.cancel()
+            self._io.shutdown(wait=True)
+
+    async def save(self) -> int:
+        """Have a checkpoint written at the end of the current step; returns its step. Raises StateError."""
+        request: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._save_requests.append(request)
+        self._network.changed.set()
+        return await request
+
+    def _finished(self) -> bool:
+        return 0 < self._config.steps <= self.progress.step
+
+    # -- one step -------------------------------------------------------------------------------------------
+
+    async def _step(self) -> None:
+        if self._stopping.is_set() or self._active is None:
+            return
+        progress, loop, active = self.progress, asyncio.get_running_loop(), self._active
+        step = progress.step
+        progress.activity, progress.learning_rate = Activity.TRAINING, self._rule.rate(step)
+        self._network.announce(step, training=True)
+        self._exchange.open(step, self._network.edges())
+        batch, following = self._data.batch(self._position, self._config.batch_size)
+        begun = loop.time()
+        loss, gradient = await self._compute.run(self._model.gradient, batch)
+        if self._stopping.is_set():
+            self._exchange.abandon()
+            return
+        accumulators = await self._compute.run(active.half_step, gradient, step)
+        del gradient
+        half = loop.time()
+        mixing = asyncio.ensure_future(self._exchange.mix(active.state.updates, accumulators, half - begun))
+        if self._stopping.is_set():
+            await asyncio.sleep(0)
+            self._exchange.hurry()
+        proceed, mixer = await mixing
+        await self._compute.run(active.finish_step, mixer, step)
+        now = loop.time()
+        self._exchange.pace.stepped(active.block.index, now - begun)
+        progress.stepped(loss, batch.numel(), half - begun, now - half, not proceed.missing)
+        if said := describe(proceed, self._network.name_of):
+            self.notice(f"step {step} {said}.")
+        self._position = following
+        progress.step = step + 1
+        if progress.step % self.spec.inner_steps == 0:
+            await self._leave_phase()
+            await self._begin_save()
+
+    def _skip_ahead(self) -> None:
+        """More than one step behind: go to the neighbours' step; what was trained stays in one's own copy."""
+        highest = self._network.highest_step()
+        if highest is None or highest <= self.progress.step + 1:
+            return
+        if self._config.steps:
+            highest = min(highest, self._config.steps)
+        skipped = highest - self.progress.step
+        self.progress.steps_skipped += skipped
+        self.notice(f"skipped {skipped} steps to catch up with the neighbours at step {highest}.")
+        self.progress.step = highest
+
+    # -- phases ---------------------------------------------------------------------------------------------
+
+    async def _enter_phase(self) -> None:
+        position = self.schedule.position(self.progress.step)
+        if self._active is not None and position.phase == self._phase:
+            return
+        await self._leave_phase()
+        block = self._model.plan[position.block]
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and resumed.phase != position.phase:
+            await self._changed(resumed.block, resumed.phase)
+            resumed = None
+        continued = (resumed.tensors, resumed.updates) if resumed else None
+        self._active = await self._compute.run(ActiveBlock, self._model, block, self._rule, continued)
+        self._phase = position.phase
+        self._exchange.begin_phase(position.phase, position.block, self._active.coding)
+
+    async def _leave_phase(self) -> None:
+        if self._active is None:
+            return
+        index = self._active.block.index
+        self._active = None
+        # The phase's last step, wherever this peer left it: the noise of rounding is the same at all peers.
+        last = (self._phase + 1) * self.spec.inner_steps - 1
+        await self._compute.run(self._model.deactivate, seed=self.spec.seed, step=last)
+        await self._changed(index, self._phase)
+
+    async def _changed(self, block: int, phase: int) -> None:
+        self._phases[block] = phase
+        values = await self._compute.run(self._model.block, block)
+        # An inactive block is held in the load dtype, so that dtype loses nothing.
+        self._unsaved[block] = TrainedBlock(values.to(self._model.dtype), phase)
+
+    # -- evaluation -----------------------------------------------------------------------------------------
+
+    def _due_evaluation(self) -> bool:
+        every = self.spec.eval_every or self.schedule.steps_per_round
+        return self.progress.step % every == 0 and self.progress.step != self.progress.held_out_step
+
+    async def _evaluate(self) -> None:
+        if self.progress.step == self.progress.held_out_step and not math.isnan(self.progress.held_out_loss):
+            return
+        self.progress.activity = Activity.EVALUATING
+        losses = []
+        for batch in self._data.held_out_batches(self._config.batch_size, self._config.eval_batches):
+            if self._stopping.is_set():
+                return
+            losses.append((await self._compute.run(self._model.evaluate, batch), batch.shape[0]))
+        if not losses:
+            return
+        mean = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+        self.progress.held_out_loss, self.progress.held_out_step = mean, self.progress.step
+        if math.isnan(self.progress.first_held_out_loss):
+            self.progress.first_held_out_loss = mean
+        log.info("step %d: held-out loss %.4f", self.progress.step, mean)
+
+    # -- joining --------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        """Take the neighbours' step, and their copies of the blocks whose phases this peer missed."""
+        while not self._stopping.is_set():
+            highest = self._network.highest_step()
+            if highest is None or highest <= self.progress.step:
+                return
+            missed = self._missed(highest)
+            if not missed:
+                self.progress.step = highest
+                return
+            donors = self._network.donors()
+            self.progress.activity = Activity.JOINING
+            self.progress.waiting_for = (
+                f"{len(missed)} blocks from {', '.join(self._network.name_of(d) for d in donors)}"
+            )
+            log.info("joining at step %d: fetching %s", highest, self.progress.waiting_for)
+            if len(await fetch_blocks(donors, missed, self._take)) == len(missed):
+                await self._network.wait_change()
+            self.progress.waiting_for = ""
+
+    async def _wait_for_peers(self) -> None:
+        """Wait for ``min_peers`` overlay neighbours before the first step."""
+        while not self._stopping.is_set() and len(edges := self._network.edges()) < self._config.min_peers:
+            self.progress.activity = Activity.WAITING
+            self.progress.waiting_for = f"{self._config.min_peers} neighbours, {len(edges)} are here"
+            await self._network.wait_change()
+            await self._answer_save_requests()
+        self.progress.waiting_for = ""
+
+    def _missed(self, step: int) -> list[int]:
+        """Blocks that changed among the neighbours in phases of which this peer has nothing."""
+        current = self.schedule.position(step)
+        latest = {b: self.schedule.last_phase(b, step) for b in range(self.schedule.blocks)}
+        if current.inner:
+            latest[current.block] = current.phase
+        mine = dict(self._phases)
+        if self._resumed is not None:
+            mine[self._resumed.block] = self._resumed.phase
+        return [b for b, phase in latest.items() if phase is not None and mine.get(b, -1) < phase]
+
+    async def _take(self, block: int, donation: Donation) -> None:
+        await self._compute.run(self._model.set_block, block, donation.values)
+        here = self.schedule.position(donation.step)
+        active = here.block == block and donation.active
+        phase = here.phase if active else self.schedule.last_phase(block, donation.step)
+        await self._changed(block, phase if phase is not None else -1)
+
+    async def donate(self, block: int) -> Donation:
+        """A copy of a block for a joiner."""
+        if block >= len(self._model.plan):
+            raise PeerError(f"there is no block {block}")
+        active = self._active
+        if active is not None and active.block.index == block:
+            values = await self._compute.run(lambda: active.theta.detach().to("cpu", copy=True))
+            return Donation(values, self.progress.step, True)
+        return Donation(await self._compute.run(self._model.block, block), self.progress.step, False)
+
+    # -- saving ---------------------------------------------------------------------------------------------
+
+    async def _answer_save_requests(self) -> None:
+        if not self._save_requests:
+            return
+        try:
+            await self._save()
+        except StateError as error:
+            for request in self._save_requests:
+                request.set_exception(error)
+        else:
+            for request in self._save_requests:
+                request.set_result(self.progress.step)
+        self._save_requests.clear()
+
+    async def _save(self) -> None:
+        """Write a checkpoint of the last completed step and wait for it. Raises StateError."""
+        await self._begin_save()
+        if self._saving is not None and (error := await self._saving) is not None:
+            raise error
+
+    async def _begin_save(self) -> None:
+        """Snapshot now, write beside the training; a save that still runs is waited for first."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+        step, position, updates = self.progress.step, self._position, 0
+        tensors: dict[str, Tensor] = {}
+        records: dict[str, int] = {}
+        if self._active is not None:
+            tensors = await self._compute.run(self._active.tensors)
+            updates, records[ACTIVE_BLOCK] = self._active.state.updates, self._active.block.index
+        elif self._resumed is not None:
+            tensors, updates = dict(self._resumed.tensors), self._resumed.updates
+            records[ACTIVE_BLOCK] = self._resumed.block
+        blocks = dict(self._unsaved)
+        snapshot = Snapshot(
+            RunRecord(
+                fingerprint=self.spec.fingerprint,
+                spec=self.spec.canonical(),
+                set_fields=tuple(sorted(self._set_fields)),
+                step=step,
+                updates=updates,
+                data=position.to_dict(),
+                records=records,
+            ),
+            blocks,
+            tensors,
+        )
+        self._saving = asyncio.ensure_future(self._write(snapshot, blocks))
+
+    async def _write(self, snapshot: Snapshot, blocks: dict[int, TrainedBlock]) -> StateError | None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._io, self._store.save, snapshot)
+        except StateError as error:
+            self.notice(str(error))
+            return error
+        for index, block in blocks.items():
+            if self._unsaved.get(index) is block:
+                del self._unsaved[index]
+        return None
+
+    def notice(self, text: str) -> None:
+        """Tell the operator, in the log and the status."""
+        if self._notices.add(text):
+            log.warning(text)
