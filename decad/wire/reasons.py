@@ -1,0 +1,36 @@
+"""Why a connection failed, in words for people, from what gRPC says about it."""
+
+from __future__ import annotations
+
+_WORDS = (
+    ("connection refused", "connection refused: nobody listens there"),
+    ("connection reset", "connection reset by the other end"),
+    ("broken pipe", "connection reset by the other end"),
+    ("socket closed", "the other end is gone"),
+    ("goaway", "the other end stopped"),
+    ("no route to host", "no route to host"),
+    ("network is unreachable", "the network is unreachable"),
+    ("keepalive", "the other end no longer answers"),
+    ("timed out", "no answer"),
+    ("dns", "the name cannot be resolved"),
+    ("name or service not known", "the name cannot be resolved"),
+    ("domain name not found", "the name cannot be resolved"),
+    ("larger than max", "the other end sent a message over the limit"),
+)
+_LONGEST = 200
+
+
+def plain_reason(code: str, details: str) -> str:
+    """``code``: name of the gRPC status; ``details``: its text, which another machine may have written."""
+    if code == "OK":
+        return "the other end closed the link"
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" not in details:
+        return "the other end takes no more links"
+    lowered = details.lower()
+    for phrase, words in _WORDS:
+        if phrase in lowered:
+            return words
+    if code in ("UNIMPLEMENTED", "UNKNOWN", "INTERNAL") or "http" in lowered:
+        return "what answers there is not a decad peer"
+    shown = "".join(c for c in details if c.isprintable())[:_LONGEST]
+    return f"{shown} ({code})" if shown else code
