@@ -1,4 +1,8 @@
-"""Reading a Hugging Face directory; every failure becomes a ModelError that says what to do."""
+"""Reading a Hugging Face directory; every failure becomes a ModelError that says what to do.
+
+transformers has no error type for files that it cannot make sense of: besides the built-in ones it lets those of
+safetensors and huggingface_hub through, and bare Exception from tokenizers. Hence the broad handlers here.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from decad.errors import ModelError
 from decad.model.layout import LLAMA_LIKE
 from decad.model.quiet import quiet_transformers
-
-FOREIGN_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-)
-"""What transformers raises for files that it cannot make sense of; it has no error type of its own."""
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -68,9 +58,9 @@ def load_module(directory: Path, dtype: torch.dtype) -> Any:
         module = AutoModelForCausalLM.from_pretrained(
             directory, local_files_only=True, use_safetensors=True, dtype=dtype
         )
-    except FOREIGN_ERRORS as error:
+    except Exception as error:
         raise ModelError(
-            f"{directory} cannot be loaded as a causal language model: {_first_line(error)}. Its files may "
+            f"{directory} cannot be loaded as a causal language model: {first_line(error)}. Its files may "
             "be damaged or not belong together: copy the directory again from its source."
         ) from error
     # Dropout, where a config asks for it, would make a resumed run a different run; fine-tuning of Llama
@@ -85,9 +75,9 @@ def load_tokenizer(directory: Path) -> Any:
     quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except FOREIGN_ERRORS as error:
+    except Exception as error:
         raise ModelError(
-            f"{directory} has no tokenizer that can be loaded: {_first_line(error)}. Copy tokenizer.json and "
+            f"{directory} has no tokenizer that can be loaded: {first_line(error)}. Copy tokenizer.json and "
             "tokenizer_config.json from the model's source."
         ) from error
     if tokenizer.eos_token_id is None:
@@ -98,6 +88,6 @@ def load_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__

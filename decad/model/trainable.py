@@ -56,9 +56,9 @@ class TrainableModel:
         """Load a Hugging Face directory onto ``device`` in float32 or bfloat16. Raises ModelError."""
         config = read_config(directory)
         base = BaseWeights(directory)
-        tokenizer = load_tokenizer(directory)
         module = load_module(directory, dtype)
         _check_complete(directory, module, base)
+        tokenizer = load_tokenizer(directory)
         if len(tokenizer) > config["vocab_size"]:
             raise ModelError(
                 f"{directory}: the tokenizer knows {len(tokenizer)} tokens and the model "
