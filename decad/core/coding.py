@@ -128,7 +128,7 @@ class Fp32Encoder:
 
 
 class Bf16DeltaEncoder:
-    """The block as bf16 changes to the public copy; moments as long as the block in bf16; the rest in fp32."""
+    """The block as bf16 changes to the public copy; moments as long as the block in bf16; the rest fp32."""
 
     def __init__(self, reference: Tensor) -> None:
         self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]

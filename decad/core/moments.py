@@ -36,7 +36,7 @@ class MomentRule(Protocol):
         ...
 
     def outgoing(self, block: Block, state: AdamState) -> dict[Section, Tensor]:
-        """The values of `sections` after the local step; may be the state's own memory, which `apply` changes."""
+        """The values of `sections` after the local step, perhaps the very memory that `apply` changes."""
         ...
 
     def apply(

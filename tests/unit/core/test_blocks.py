@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from decad.core.blocks import Block, BlockPlan, Slot
+from decad.errors import InternalError
+
+SHAPES = {"embed": (4, 3), "norm": (3,), "scale": ()}
+
+
+def test_slots_follow_each_other_in_the_order_given() -> None:
+    plan = BlockPlan.build([("in", ["norm", "embed"]), ("out", ["scale"])], SHAPES)
+    assert plan[0] == Block(0, "in", (Slot("norm", (3,), 0), Slot("embed", (4, 3), 3)))
+    assert plan[1] == Block(1, "out", (Slot("scale", (), 0),))
+
+
+def test_sizes() -> None:
+    plan = BlockPlan.build([("in", ["norm", "embed"]), ("out", ["scale"])], SHAPES)
+    assert (len(plan), plan.numel) == (2, 16)
+    assert [(block.numel, block.rows) for block in plan.blocks] == [(15, 5), (1, 1)]
+
+
+def test_a_vector_is_one_row_and_a_matrix_one_a_line() -> None:
+    block = BlockPlan.build([("b", ["norm", "embed"])], {"norm": (3,), "embed": (4, 3)})[0]
+    flat = torch.arange(15.0)
+    assert block.row_means(flat).tolist() == [1.0, 4.0, 7.0, 10.0, 13.0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "complaint"),
+    [
+        ([("a", ["norm", "embed"])], r"in no block: \['scale'\]"),
+        ([("a", ["norm", "embed", "scale"]), ("b", ["norm"])], r"in several: \['norm'\]"),
+    ],
+)
+def test_every_parameter_is_in_exactly_one_block(groups: list[tuple[str, list[str]]], complaint: str) -> None:
+    with pytest.raises(InternalError, match=complaint):
+        BlockPlan.build(groups, SHAPES)
+
+
+def test_the_fingerprint_tells_names_shapes_and_grouping_apart() -> None:
+    plans = [
+        BlockPlan.build([("a", ["x", "y"])], {"x": (2, 3), "y": (1,)}),
+        BlockPlan.build([("a", ["x", "y"])], {"x": (3, 2), "y": (1,)}),
+        BlockPlan.build([("a", ["y", "x"])], {"x": (2, 3), "y": (1,)}),
+        BlockPlan.build([("a", ["x"]), ("b", ["y"])], {"x": (2, 3), "y": (1,)}),
+        BlockPlan.build([("b", ["x", "y"])], {"x": (2, 3), "y": (1,)}),
+    ]
+    assert len({plan.fingerprint for plan in plans}) == len(plans)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from decad.core.overlay import edge_weight, mixing_matrix, neighbours
+from decad.errors import ConfigError
+
+EIGHT = "abcdefgh"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "members", "me", "expected"),
+    [
+        ("full", "abc", "b", "ac"),
+        ("ring", EIGHT, "a", "bh"),
+        ("ring", "ab", "a", "b"),
+        ("ring", "a", "a", ""),
+        ("exponential", EIGHT, "a", "bcegh"),
+        ("exponential", "abc", "a", "bc"),
+        ("exponential", "a", "a", ""),
+    ],
+)
+def test_neighbours_of_a_named_overlay(overlay: str, members: str, me: str, expected: str) -> None:
+    assert neighbours(overlay, members, me) == frozenset(expected)
+
+
+def test_the_order_of_the_members_does_not_matter() -> None:
+    assert neighbours("ring", "dbca", "a") == neighbours("ring", "abcd", "a")
+
+
+def test_edges_join_names_and_id_prefixes() -> None:
+    names = {"11aa": "anna", "22bb": "ben", "33cc": ""}
+    overlay = "edges:anna-ben,ben-33"
+    assert neighbours(overlay, names, "22bb", names) == {"11aa", "33cc"}
+    assert neighbours(overlay, names, "33cc", names) == {"22bb"}
+
+
+def test_a_name_goes_before_a_prefix() -> None:
+    names = {"ada1": "", "ffff": "ada", "0000": "x"}
+    assert neighbours("edges:ada-x", names, "0000", names) == {"ffff"}
+    assert neighbours("edges:ada-x", names, "ada1", names) == frozenset()
+
+
+def test_an_end_that_several_answer_to_joins_each() -> None:
+    names = {"1": "w", "2": "w", "3": "hub"}
+    assert neighbours("edges:w-hub", names, "3", names) == {"1", "2"}
+
+
+def test_an_end_that_nobody_answers_to_gives_no_edge() -> None:
+    assert neighbours("edges:anna-ben", {"11"}, "11", {"11": "anna"}) == frozenset()
+
+
+def test_nobody_is_his_own_neighbour() -> None:
+    assert neighbours("edges:anna-anna", {"11"}, "11", {"11": "anna"}) == frozenset()
+
+
+@pytest.mark.parametrize("overlay", ["star", "edges:", "ring:3"])
+def test_an_unknown_overlay_is_the_operators_to_mend(overlay: str) -> None:
+    with pytest.raises(ConfigError, match="Use full, ring, exponential or edges"):
+        neighbours(overlay, "ab", "a")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "degrees", "weight"),
+    [
+        ("full", (7, 7), 1 / 8),
+        ("ring", (2, 2), 1 / 3),
+        ("exponential", (4, 4), 1 / 5),
+        ("exponential", (5, 5), 1 / 6.25),
+        ("edges:a-b", (1, 8), 1 / 10),
+        ("edges:a-b", (8, 1), 1 / 10),
+    ],
+)
+def test_edge_weights(overlay: str, degrees: tuple[int, int], weight: float) -> None:
+    assert edge_weight(overlay, *degrees) == pytest.approx(weight)
+
+
+def test_full_overlay_averages_in_one_step() -> None:
+    assert mixing_matrix("full", "abcd").tolist() == [[0.25] * 4] * 4

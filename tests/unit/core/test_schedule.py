@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from decad.core.schedule import Order, Position, Schedule, learning_rate
+from decad.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("order", "visits"), [("descending", [2, 1, 0, 2, 1, 0]), ("ascending", [0, 1, 2, 0, 1, 2])]
+)
+def test_rounds_repeat_the_order(order: Order, visits: list[int]) -> None:
+    schedule = Schedule(blocks=3, inner_steps=2, order=order)
+    assert [schedule.position(step).block for step in range(0, 12, 2)] == visits
+
+
+def test_position_counts_from_zero() -> None:
+    assert Schedule(blocks=3, inner_steps=2).position(9) == Position(
+        step=9, round=1, phase=4, block=1, inner=1
+    )
+
+
+def test_shuffled_rounds_are_the_same_on_every_machine() -> None:
+    schedule = Schedule(blocks=6, inner_steps=1, order="shuffled", seed=7)
+    rounds = [[schedule.position(6 * r + k).block for k in range(6)] for r in range(2)]
+    assert rounds == [[2, 3, 0, 5, 1, 4], [1, 5, 3, 0, 4, 2]]
+
+
+def test_another_seed_shuffles_otherwise() -> None:
+    orders = {
+        tuple(Schedule(6, 1, "shuffled", seed).position(step).block for step in range(6)) for seed in range(5)
+    }
+    assert len(orders) > 1
+
+
+def test_last_phase_counts_a_phase_that_ends_with_the_step() -> None:
+    schedule = Schedule(blocks=2, inner_steps=3)  # block 1 in steps 0-2, block 0 in 3-5
+    assert [schedule.last_phase(1, step) for step in (0, 2, 3, 8, 9)] == [None, None, 0, 0, 2]
+
+
+def test_constant_rate() -> None:
+    assert learning_rate("constant", 0.5)(10**9) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear:10", [1.0, 0.5, 0.0, 0.0]),
+        ("linear:10:0.2", [1.0, 0.6, 0.2, 0.2]),
+        ("cosine:10", [1.0, 0.5, 0.0, 0.0]),
+        ("cosine:10:0.2", [1.0, 0.6, 0.2, 0.2]),
+    ],
+)
+def test_rates_at_start_middle_horizon_and_after(schedule: str, expected: list[float]) -> None:
+    rate = learning_rate(schedule, 1.0)
+    assert [rate(step) for step in (0, 5, 10, 25)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "complaint"),
+    [
+        ("linear", "needs a horizon"),
+        ("step:10", "is not known"),
+        ("constant:10", "is not known"),
+        ("linear:0", "malformed"),
+        ("linear:ten", "malformed"),
+        ("linear:10:2", "malformed"),
+        ("cosine:10:0.1:3", "malformed"),
+    ],
+)
+def test_a_bad_schedule_says_what_to_write(schedule: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        learning_rate(schedule, 1.0)
