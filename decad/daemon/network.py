@@ -125,6 +125,14 @@ class Network:
         """Name or short id, for people."""
         return (self.table[peer].name if peer in self.table else "") or short_id(peer)
 
+    def found(self, peer: str) -> Origin:
+        """How we would find this peer again: the surest of all the ways in which we heard of it."""
+        ways = {a.found for a in self.dials.addresses if a.peer == peer} | {self.table[peer].found}
+        if any(a.announced for a in self.dials.addresses if a.peer == peer):
+            ways.add("mdns")
+        order: tuple[Origin, ...] = ("peers", "mdns", "exchange", "inbound")
+        return next(way for way in order if way in ways)
+
     def now(self) -> float:
         """The clock of the peer table, in seconds."""
         return asyncio.get_running_loop().time()
@@ -263,7 +271,6 @@ class Network:
         loop = asyncio.get_running_loop()
         fetch = FetchPort(link.fetch, self._plan, self._donate, self._sent, self._received)
         session = Session(peer, link, hello, self, self._exchange, fetch, self._sent, self._received)
-        known = next((a.found for a in self.dials.addresses if a.peer == peer and found == "inbound"), found)
         self._moved(
             self.table.link_up(
                 peer,
@@ -271,7 +278,7 @@ class Network:
                 loop.time(),
                 name=hello.name,
                 address=address,
-                found=known,
+                found=found,
                 instance=hello.instance,
             )
         )

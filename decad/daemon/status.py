@@ -144,7 +144,7 @@ class StatusBoard:
             peer_id=peer.id,
             name=peer.name,
             address=peer.address,
-            found=peer.found,
+            found=self.network.found(peer_id),
             state=peer.state.value,
             mixing_weight=figures.weight if figures else 0.0,
             step=peer.step,
