@@ -136,7 +136,7 @@ class Exchange:
         now = loop.time()
         self._half_at[self._step] = now
         for peer in self._peers.values():
-            peer.weight = peer.apart = peer.norm = 0.0
+            peer.apart = peer.norm = 0.0
         header = messages.BlockHeader(
             run=self._run,
             step=self._step,
@@ -168,7 +168,8 @@ class Exchange:
         for name in proceed.missing:
             if name in self._peers:
                 self._peers[name].late += 1
-        for peer in self._peers.values():
+        for name, peer in self._peers.items():
+            peer.weight = round_.weight(name)
             if peer.norm > 0:
                 peer.distance = (peer.apart / peer.norm) ** 0.5
         return proceed, mixer
@@ -311,7 +312,6 @@ class Exchange:
         piece = self._pieces[action.chunk]
         scale = self._coding.scale(piece.section, self._updates, peer.inbound.updates)
         self._mixer.add(action.neighbour, piece.section, piece.chunk, action.weight, values, scale)
-        peer.weight = action.weight
         if piece.section is Section.BLOCK:
             ours = self._coding.encoder.public[Section.BLOCK][piece.start : piece.stop : DISTANCE_STRIDE]
             peer.apart += float((values[::DISTANCE_STRIDE] - ours).square_().sum())
