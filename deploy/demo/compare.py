@@ -1,0 +1,68 @@
+"""What the demo's table is made of: each model's loss on text that no peer trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from decad.data.text import TextData
+from decad.model.trainable import TrainableModel
+from decad.state.checkpoint import open_checkpoint
+from decad.state.weights import TrainedBlocks
+
+BATCH = 4
+
+
+class Examiner:
+    """Measures models on the test text of every domain, ``sequences`` of ``seq_len`` tokens each."""
+
+    def __init__(self, base: Path, tests: Mapping[str, Path], seq_len: int, sequences: int) -> None:
+        self._model = TrainableModel.load(base, torch.device("cpu"), torch.float32)
+        self._base = [self._model.block(block.index) for block in self._model.plan.blocks]
+        self._batches: dict[str, list[Tensor]] = {}
+        for domain, path in tests.items():
+            # A share just below one leaves a single sequence aside: the rest is what we want to see.
+            data = TextData.load([path], self._model.tokenizer, seq_len, 0.999, seed=0)
+            self._batches[domain] = list(data.held_out_batches(BATCH, sequences // BATCH))
+
+    def base(self) -> dict[str, float]:
+        """Losses of the base model by domain, in nats a token."""
+        return self._examine({})
+
+    def peer(self, state_dir: Path) -> dict[str, float]:
+        """Losses of the model in a peer's last checkpoint, by domain."""
+        with open_checkpoint(state_dir) as checkpoint:
+            if checkpoint is None:
+                raise SystemExit(f"demo: {state_dir} holds no checkpoint")
+            return self._examine(TrainedBlocks(checkpoint))
+
+    def _examine(self, trained: Mapping[int, Tensor]) -> dict[str, float]:
+        for index, values in enumerate(self._base):
+            self._model.set_block(index, trained.get(index, values))
+        return {
+            domain: fmean(self._model.evaluate(batch) for batch in batches)
+            for domain, batches in self._batches.items()
+        }
+
+
+def mean_of(rows: Sequence[Mapping[str, float]]) -> float:
+    """The mean over models of their mean over domains."""
+    return fmean(fmean(row.values()) for row in rows)
+
+
+def table(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """Models down, domains across, the mean last."""
+    domains = list(rows[0][1])
+    width = max(len(label) for label, _ in rows)
+    head = " " * width + "".join(f"{domain:>9}" for domain in [*domains, "mean"])
+    body = [
+        f"{label:<{width}}"
+        + "".join(f"{row[domain]:9.3f}" for domain in domains)
+        + f"{fmean(row.values()):9.3f}"
+        for label, row in rows
+    ]
+    return "\n".join([head, *body])

