@@ -43,7 +43,7 @@ class RunSpec(BaseModel):
     order: Literal["descending", "ascending", "shuffled"] = "descending"
     """Order in which a round visits the blocks; 0 is the input side."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of the visiting order and the stochastic rounding; never of the data."""
+    """Of the visiting order and the stochastic rounding; with the peer's name, of its data's split and order."""
     inner_steps: Annotated[int, Field(ge=1, le=100_000)] = 20
     """R: steps of one block phase."""
     lr: Annotated[float, Field(ge=0, le=1)] = 1e-4
