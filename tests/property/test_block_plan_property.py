@@ -24,7 +24,7 @@ def iota(block: Block) -> torch.Tensor:
     return torch.arange(float(block.numel))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(groups)
 def test_views_cover_every_element_once(sizes: list[list[tuple[int, ...]]]) -> None:
     plan = build(sizes)
@@ -35,7 +35,7 @@ def test_views_cover_every_element_once(sizes: list[list[tuple[int, ...]]]) -> N
     assert plan.numel == sum(math.prod(shape) for group in sizes for shape in group)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(groups)
 def test_views_share_the_vectors_memory(sizes: list[list[tuple[int, ...]]]) -> None:
     for block in build(sizes).blocks:
@@ -45,7 +45,7 @@ def test_views_share_the_vectors_memory(sizes: list[list[tuple[int, ...]]]) -> N
         assert bool((flat == 1).all())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(groups)
 def test_row_means_are_the_means_of_the_parameters_rows(sizes: list[list[tuple[int, ...]]]) -> None:
     for block in build(sizes).blocks:
@@ -58,7 +58,7 @@ def test_row_means_are_the_means_of_the_parameters_rows(sizes: list[list[tuple[i
         assert block.row_means(flat).numel() == block.rows
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(groups)
 def test_rows_pair_each_element_with_its_rows_value(sizes: list[list[tuple[int, ...]]]) -> None:
     for block in build(sizes).blocks:
@@ -68,7 +68,7 @@ def test_rows_pair_each_element_with_its_rows_value(sizes: list[list[tuple[int, 
         assert torch.equal(block.row_means(flat), torch.arange(float(block.rows)))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(groups)
 def test_equal_plans_have_equal_fingerprints(sizes: list[list[tuple[int, ...]]]) -> None:
     assert build(sizes).fingerprint == build(sizes).fingerprint

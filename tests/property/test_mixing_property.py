@@ -13,7 +13,7 @@ from decad.core.overlay import edge_weight, neighbours
 overlays = st.sampled_from(["full", "ring", "exponential", "edges:0-1,1-2,1-3,3-4"])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(overlays, st.sampled_from(["fp32", "bf16-delta"]), st.integers(2, 9), st.integers(0, 2**31))
 def test_mixing_keeps_the_average_and_shrinks_the_disagreement(
     overlay: str, encoding: str, peers: int, seed: int
@@ -34,7 +34,7 @@ def test_mixing_keeps_the_average_and_shrinks_the_disagreement(
     assert float((torch.stack(network.thetas) - average).norm()) <= distance * 1.01
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(overlays, st.integers(2, 9), st.data())
 def test_a_link_that_is_cut_for_both_ends_keeps_the_average(
     overlay: str, peers: int, data: st.DataObject
@@ -56,7 +56,7 @@ def test_a_link_that_is_cut_for_both_ends_keeps_the_average(
     assert float(drift.abs().max()) < 1e-5
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from(Section), st.floats(0, 0.9999), st.integers(1, 2**32), st.integers(1, 2**32))
 def test_moment_scales_of_the_two_ends_are_inverse(
     section: Section, decay: float, one: int, other: int

@@ -22,7 +22,7 @@ def edge_lists(draw: st.DrawFn) -> tuple[str, set[str]]:
 graphs = st.tuples(named, members) | edge_lists()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(graphs)
 def test_the_neighbour_relation_is_symmetric(graph: tuple[str, set[str]]) -> None:
     overlay, ids = graph
@@ -31,7 +31,7 @@ def test_the_neighbour_relation_is_symmetric(graph: tuple[str, set[str]]) -> Non
     assert all(me not in near[me] and near[me] <= ids for me in ids)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(named, members)
 def test_named_overlays_are_connected(overlay: str, ids: set[str]) -> None:
     reached, frontier = set[str](), {min(ids)}
@@ -41,7 +41,7 @@ def test_named_overlays_are_connected(overlay: str, ids: set[str]) -> None:
     assert reached == ids
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(graphs)
 def test_weights_are_symmetric_and_doubly_stochastic(graph: tuple[str, set[str]]) -> None:
     weights = mixing_matrix(*graph)
@@ -50,7 +50,7 @@ def test_weights_are_symmetric_and_doubly_stochastic(graph: tuple[str, set[str]]
     assert bool((weights > -1e-12).all())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(graphs)
 def test_no_eigenvalue_of_i_minus_w_exceeds_16_off_full(graph: tuple[str, set[str]]) -> None:
     largest = float(1 - torch.linalg.eigvalsh(mixing_matrix(*graph))[0])

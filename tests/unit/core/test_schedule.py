@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from decad.core.schedule import Order, Position, Schedule, learning_rate
+from decad.core.schedule import Order, Position, Schedule, horizon, learning_rate
 from decad.errors import ConfigError
 
 
@@ -54,6 +54,11 @@ def test_constant_rate() -> None:
 def test_rates_at_start_middle_horizon_and_after(schedule: str, expected: list[float]) -> None:
     rate = learning_rate(schedule, 1.0)
     assert [rate(step) for step in (0, 5, 10, 25)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("constant", 0), ("linear:1200", 1200), ("cosine:7:0.1", 7)])
+def test_the_horizon_is_where_a_decay_ends(schedule: str, end: int) -> None:
+    assert horizon(schedule) == end
 
 
 @pytest.mark.parametrize(
