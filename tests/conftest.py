@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 import torch
 import uvloop
+from hypothesis import settings
+
+# A busy machine is no failure; and a red CI must be red again when it is run again.
+settings.register_profile("decad", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("decad")
 
 LAST_TURNS_S = 0.1
 """How long a task may take to end after its test, in seconds: transports close in a few turns of the loop."""

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from compare import Examiner, mean_of, table
-from fleet import Fleet
+from fleet import Daemon, Fleet
 
 HERE = Path(__file__).parent
 WORK = Path.cwd() / ".demo"
@@ -61,8 +61,8 @@ def main() -> int:
     print("\n3. Examining every model on all domains.")
     examiner = Examiner(MODEL, tests, SEQ_LEN, TEST_SEQUENCES)
     base = examiner.base()
-    apart = {daemon.name: examiner.peer(daemon.state_dir) for daemon in alone.daemons}
-    joined = {daemon.name: examiner.peer(daemon.state_dir) for daemon in together.daemons}
+    apart = {daemon.name: _examined(examiner, "alone", daemon) for daemon in alone.daemons}
+    joined = {daemon.name: _examined(examiner, "together", daemon) for daemon in together.daemons}
     rows = [("base model", base)]
     rows += [(f"alone: {name}", row) for name, row in apart.items()]
     rows += [(f"together: {name}", row) for name, row in joined.items()]
@@ -82,6 +82,11 @@ def main() -> int:
         print("Together was not better than alone: that should not be.", file=sys.stderr)
         return 1
     return 0
+
+
+def _examined(examiner: Examiner, how: str, daemon: Daemon) -> dict[str, float]:
+    print(f"  {how}: {daemon.name}", flush=True)
+    return examiner.peer(daemon.state_dir)
 
 
 def _together(peers: dict[str, Path], common: list[str], steps: int) -> tuple[Fleet, str]:
