@@ -14,7 +14,6 @@ with AdamW's 12 bytes a parameter: gradient and two moments.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler writes to stderr otherwise
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
