@@ -36,7 +36,11 @@ class Pace:
         self._arrivals.append(max(0.0, seconds))
 
     def stepped(self, block: int, seconds: float) -> None:
-        """A whole step of ``block`` took so long."""
+        """A whole step of ``block`` took so long.
+
+        Only of steps in which every neighbour was at least heard. A step that waits in vain for somebody who has
+        not computed as far must not lengthen the next wait; one that waits for the network may, until it fits.
+        """
         self._steps.setdefault(block, deque(maxlen=HISTORY)).append(seconds)
 
     def deadline(self, block: int, computed: float) -> float:

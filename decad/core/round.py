@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 WINDOW = 32
@@ -42,6 +42,8 @@ class Proceed(NamedTuple):
     reason: Reason
     missing: tuple[str, ...]
     """Neighbours whose block is not mixed, or only in part."""
+    unheard: tuple[str, ...]
+    """Those of them whose message had not even begun."""
 
 
 Action = Accumulate | Proceed
@@ -50,9 +52,11 @@ Action = Accumulate | Proceed
 @dataclass
 class _Peer:
     weight: float | None = None
+    """The edge's mixing weight; None until the message begins."""
     received: int = 0
+    """Chunks that came, in order; those from ``mixed`` on are held."""
+    mixed: int = 0
     sent: bool = False
-    held: set[int] = field(default_factory=set)
     out: bool = False
 
 
@@ -90,25 +94,28 @@ class Round:
 
     def full(self, neighbour: str) -> bool:
         """Whether the window is full while nothing may be mixed yet: read no more from it for now."""
-        return self._deadline is None and self.wants(neighbour) and len(self._peers[neighbour].held) >= WINDOW
+        return self._deadline is None and self.wants(neighbour) and self._peers[neighbour].received >= WINDOW
 
     def waiting_for(self) -> tuple[str, ...]:
         """Neighbours that the round still waits for."""
         return tuple(name for name, peer in self._peers.items() if not self._done(peer))
 
-    def header(self, neighbour: str, degree: int) -> None:
-        """A neighbour's header of this step came; a resend replaces an earlier one of which nothing was mixed."""
-        if self.wants(neighbour):
-            peer = self._peers[neighbour]
-            peer.weight = self._weight(self.degree, degree)
+    def header(self, neighbour: str, degree: int) -> bool:
+        """A neighbour's message of this step begins. False: do not report its chunks, they are not to be mixed.
 
-    def chunk(self, neighbour: str, index: int) -> list[Action]:
-        """Chunk ``index`` (over all sections) of a neighbour came, after its header; the caller holds it."""
-        if not self.wants(neighbour):
-            return []
-        peer = self._peers[neighbour]
-        peer.received += 1
-        peer.held.add(index)
+        Only the first message of a step is mixed; a neighbour may send it again in full, to be decoded.
+        """
+        if not self.wants(neighbour) or self._peers[neighbour].weight is not None:
+            return False
+        self._peers[neighbour].weight = self._weight(self.degree, degree)
+        return True
+
+    def chunk(self, neighbour: str) -> list[Action]:
+        """The next chunk of an accepted message came; the caller holds it by its number over all sections.
+
+        Only while the round `wants` it.
+        """
+        self._peers[neighbour].received += 1
         return self._release()
 
     def half_ready(self, deadline: float) -> list[Action]:
@@ -124,9 +131,8 @@ class Round:
 
     def lost(self, neighbour: str) -> list[Action]:
         """This neighbour will send nothing more for this step: it died, left, or is already at a later one."""
-        if neighbour not in self._peers:
-            return []
-        self._peers[neighbour].out = True
+        if neighbour in self._peers:
+            self._peers[neighbour].out = True
         return self._release()
 
     def tick(self, now: float) -> list[Action]:
@@ -144,24 +150,23 @@ class Round:
     def _release(self, reason: Reason = Reason.LOST) -> list[Action]:
         if self._deadline is None or self._over:
             return []
-        actions: list[Action] = []
+        due: list[Accumulate] = []
         # The lowest chunk that a neighbour still owes holds back that chunk and later ones of higher ids.
         owed = self._chunks
         for name, peer in self._peers.items():
-            ready = {c for c in peer.held if c < owed}
-            surplus = sorted(peer.held - ready)[: max(0, len(peer.held) - len(ready) - WINDOW)]
-            for chunk in sorted(ready | set(surplus)):
-                actions.append(Accumulate(name, chunk, peer.weight or 0.0))
-                peer.held.discard(chunk)
-            if not peer.out and peer.received < self._chunks:
+            until = min(peer.received, max(owed, peer.received - WINDOW))
+            due += [Accumulate(name, chunk, self.weight(name)) for chunk in range(peer.mixed, until)]
+            peer.mixed = max(peer.mixed, until)
+            if not peer.out:
                 owed = min(owed, peer.received)
-        actions.sort(key=lambda a: (a.chunk, a.neighbour) if isinstance(a, Accumulate) else (0, ""))
+        actions: list[Action] = [*sorted(due, key=lambda a: (a.chunk, a.neighbour))]
         if all(self._done(peer) for peer in self._peers.values()):
             self._over = True
             missing = tuple(n for n, p in self._peers.items() if p.received < self._chunks)
+            unheard = tuple(n for n, p in self._peers.items() if p.weight is None)
             if not self._peers:
                 reason = Reason.ALONE
             elif not missing and reason is not Reason.DEADLINE:
                 reason = Reason.COMPLETE
-            actions.append(Proceed(reason, missing))
+            actions.append(Proceed(reason, missing, unheard))
         return actions

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -22,6 +22,7 @@ class ComputeThread:
 
     def __init__(self, threads: int = 0) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._pending: set[Future[Any]] = set()
         self._pool = ThreadPoolExecutor(
             1, "compute", torch.set_num_threads, (threads or torch.get_num_threads(),)
         )
@@ -31,9 +32,15 @@ class ComputeThread:
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The call's result. Cancelling the wait does not stop the call, but nothing runs beside it."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: call(*args, **kwargs))
+        future = self._pool.submit(call, *args, **kwargs)
+        self._pending = {f for f in self._pending if not f.done()} | {future}
+        return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
-        """Wait for the running call and end the thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    @property
+    def busy(self) -> bool:
+        """Whether a call is running, perhaps one that nobody waits for."""
+        return any(future.running() for future in self._pending)
+
+    def close(self, *, wait: bool = True) -> None:
+        """Take no more calls, and end the thread after the running one; ``wait`` for that."""
+        self._pool.shutdown(wait=wait, cancel_futures=True)

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import random
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from decad._proto import peer_pb2 as pb
 from decad.config import PROTOCOL_VERSION, PeerConfig, RunSpec, split_address
 from decad.core.blocks import BlockPlan
+from decad.core.overlay import neighbours
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import FetchPort, ReadBlock
 from decad.daemon.greeting import DuplicateError, MyselfError, RefusedError, greet
@@ -109,6 +111,21 @@ class Network:
             if self.table[peer].step >= highest - 1
         }
 
+    def gathered(self, count: int) -> bool:
+        """Whether so many others are training, and those of them that the overlay joins us with know us too."""
+        mine = self.table.mixing & self._sessions.keys()
+        me, overlay = self._identity.peer_id, self.terms.spec.overlay
+        return len(mine) >= count and self.edges() == neighbours(overlay, {*mine, me}, me, self._names())
+
+    @property
+    def training_peers(self) -> int:
+        """How many others are training."""
+        return len(self.table.mixing)
+
+    def anybody_before(self, step: int) -> bool:
+        """Whether a training neighbour has yet to take the step before ``step``."""
+        return any(self.table[peer].step < step for peer in self.edges())
+
     def announce(self, step: int, training: bool) -> None:
         """Tell the neighbours where this peer is."""
         force = training != self.training
@@ -144,11 +161,11 @@ class Network:
 
     @property
     def undecided(self) -> bool:
-        """Whether a dial or a greeting is under way."""
-        return self._greeting > 0 or any(a.dialling for a in self.dials.addresses)
+        """Whether a greeting, or the first dial of an address, is under way."""
+        return self._greeting > 0 or any(a.dialling and not a.failures for a in self.dials.addresses)
 
     def unreachable(self) -> list[tuple[str, str]]:
-        """Addresses of the operator at which nobody was ever reached, with the reason."""
+        """Addresses of the operator at which nobody was ever reached, with the reason if it is known."""
         return [(a.address, a.reason) for a in self.dials.addresses if a.found == "peers" and not a.reached]
 
     # -- running --------------------------------------------------------------------------------------------
@@ -185,6 +202,7 @@ class Network:
     async def _discover(self) -> None:
         host, port = split_address(self.listening)
         try:
+            host = await _numeric(host)
             where = choose_interfaces(self._config.interface, host, present_interfaces())
         except NetworkError as error:
             if self._config.interface:
@@ -234,7 +252,7 @@ class Network:
             if entry.found == "peers" and not self.terms.frozen:
                 self._fail(error)
         except PeerError as error:
-            self.dials.failed(address, str(error), loop.time())
+            self.dials.failed(address, _clause(error).removeprefix(f"{address}: "), loop.time())
 
     async def _accept(self, link: Link) -> None:
         try:
@@ -256,7 +274,9 @@ class Network:
         try:
             hello = await greet(link, self._hello(), lambda h: self._judge(link, offered, h, adopted))
             if adopted:
-                self._adopt(adopted[0])
+                self._adopt(adopted[0], offered)
+            elif offered is not self.terms.spec:
+                raise DuplicateError("this peer has just adopted another run spec; dial again")
         except BaseException:
             await link.close()
             raise
@@ -293,10 +313,10 @@ class Network:
         try:
             await session.run()
         except LinkClosed as error:
-            reason = str(error)
+            reason = _clause(error)
         except PeerError as error:
-            reason = str(error)
-            self.notice(reason)
+            reason = _clause(error)
+            self.notice(str(error))
             await self._last_word(link, reason)
         finally:
             if self._sessions.get(peer) is session:
@@ -339,9 +359,11 @@ class Network:
             adopted.append(verdict)
         return []
 
-    def _adopt(self, verdict: Adopt) -> None:
-        if self.terms.frozen:
-            raise RefusedError("this peer has begun to train meanwhile; dial again")
+    def _adopt(self, verdict: Adopt, offered: RunSpec) -> None:
+        if verdict.spec == self.terms.spec:  # from another link, while this one was greeting
+            return
+        if self.terms.frozen or offered is not self.terms.spec:
+            raise RefusedError("this peer has settled on a run spec meanwhile; dial again")
         differing = self.terms.spec.differences(verdict.spec)
         shown = ", ".join(f"{field} = {theirs}" for field, (_, theirs) in sorted(differing.items()))
         log.info("took the run's settings from a peer: %s", shown)
@@ -462,3 +484,22 @@ class Network:
         """Tell the operator, in the log and the status."""
         if self._notices.add(text):
             log.warning(text)
+
+
+def _clause(error: PeerError) -> str:
+    """An error's text as part of a sentence."""
+    return str(error).rstrip(".")
+
+
+async def _numeric(host: str) -> str:
+    """An IPv4 address of a host that is given by name; an address as it is. Raises NetworkError."""
+    if host == "localhost" or host.replace(".", "").isdigit() or ":" in host:
+        return host
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, family=socket.AF_INET)
+    except OSError as error:
+        raise NetworkError(
+            f"mDNS unavailable: {host} of --listen has no IPv4 address ({error.strerror}). Listen on an address "
+            "instead, or use --peers."
+        ) from None
+    return str(found[0][4][0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from decad.core.coding import Encoder
 from decad.core.layout import Piece
@@ -16,6 +17,14 @@ from decad.core.round import WINDOW
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
 from decad.wire.transport import Channel
+
+
+class Part(NamedTuple):
+    """A chunk as it travels."""
+
+    message: bytes
+    payload: int
+    """Bytes of it that are values."""
 
 
 @dataclass
@@ -27,22 +36,27 @@ class Parcel:
     encoder: Encoder
     pieces: tuple[Piece, ...]
     readers: int
-    _packed: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    """How many neighbours it goes to."""
+    _packed: dict[int, tuple[Part, int]] = field(default_factory=dict)
+    """Chunk -> packed, and how many have yet to take it."""
 
-    def part(self, number: int, full: bool) -> tuple[bytes, int]:
-        """Chunk ``number`` as a message, and the bytes of its payload."""
-        piece = self.pieces[number]
-        payload = self.encoder.payload(piece.section, piece.chunk, full)
+    def part(self, number: int, full: bool) -> Part:
+        """Chunk ``number``; one reader takes each once."""
         if full and not self.encoder.full_only:
-            return messages.chunk(piece.section, piece.chunk, payload), payload.nbytes
-        packed, readers = self._packed.pop(number, (None, self.readers))
-        if packed is None:
-            packed = messages.chunk(piece.section, piece.chunk, payload)
+            return self._pack(number, full)
+        if number not in self._packed:
+            self._packed[number] = self._pack(number, full), self.readers
+        part, readers = self._packed.pop(number)
         if readers > 1:
-            self._packed[number] = (packed, readers - 1)
+            self._packed[number] = (part, readers - 1)
             if len(self._packed) > WINDOW:  # a slow neighbour packs again rather than holding a whole block
                 del self._packed[next(iter(self._packed))]
-        return packed, payload.nbytes
+        return part
+
+    def _pack(self, number: int, full: bool) -> Part:
+        piece = self.pieces[number]
+        payload = self.encoder.payload(piece.section, piece.chunk, full)
+        return Part(messages.chunk(piece.section, piece.chunk, payload), payload.nbytes)
 
 
 class Outbox:
@@ -78,23 +92,22 @@ class Outbox:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            parcel, phase = self._parcel, self._phase
-            if parcel is None:
-                continue
-            sequence = parcel.header.sequence
-            follows = sequence == 0 or self._decodable == (phase, sequence - 1)
-            full = parcel.encoder.full_only or self._asked or not follows
-            self._decodable, self._asked = None, False
-            header = messages.header(parcel.header._replace(full=full))
-            await self._send(channel, header, 0, Section.BLOCK)
-            for number, piece in enumerate(parcel.pieces):
-                if self._parcel is not parcel:
-                    break
-                message, payload = parcel.part(number, full)
-                await self._send(channel, message, payload, piece.section)
-            else:
-                self._decodable = (phase, sequence)
-                self._on_sent(parcel)
+            if self._parcel is not None:
+                await self._deliver(channel, self._parcel, self._phase)
+
+    async def _deliver(self, channel: Channel, parcel: Parcel, phase: int) -> None:
+        sequence = parcel.header.sequence
+        follows = sequence == 0 or self._decodable == (phase, sequence - 1)
+        full = parcel.encoder.full_only or self._asked or not follows
+        self._decodable, self._asked = None, False
+        await self._send(channel, messages.header(parcel.header._replace(full=full)), 0, Section.BLOCK)
+        for number, piece in enumerate(parcel.pieces):
+            if self._parcel is not parcel:
+                return
+            message, payload = parcel.part(number, full)
+            await self._send(channel, message, payload, piece.section)
+        self._decodable = (phase, sequence)
+        self._on_sent(parcel)
 
     async def _send(self, channel: Channel, message: bytes, payload: int, section: Section) -> None:
         await channel.send(message)

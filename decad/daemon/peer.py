@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import torch
+
+from decad._proto.control_pb2 import StatusReply
 from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec, split_address
 from decad.daemon.compute import ComputeThread
 from decad.daemon.control import control_service
@@ -18,10 +21,10 @@ from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation
 from decad.daemon.network import Network, Terms
 from decad.daemon.progress import Activity, Notices, Progress
-from decad.daemon.status import StatusBoard
+from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
 from decad.data.text import TextData, data_seed
-from decad.errors import ConfigError, NetworkError, PeerError, StateError
+from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
 from decad.membership.identity import load_or_create
 from decad.model.trainable import TrainableModel
@@ -53,7 +56,10 @@ class Peer:
         self._transport = transport or GrpcTransport()
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
+        self._board: StatusBoard | None = None
         self._progress, self._notices = Progress(), Notices()
+        self.abandoned = False
+        """Whether the compute thread is left with a call that nobody waits for: stopped while loading or in a step."""
 
     def stop(self) -> None:
         """End as soon as the last completed step is saved; `run` then returns."""
@@ -69,93 +75,131 @@ class Peer:
         device = choose_device(config.device)
         compute = ComputeThread(config.threads)
         try:
-            log.info("loading %s", config.model)
-            model = await compute.run(
-                TrainableModel.load, config.model, device, choose_dtype(config.dtype, device)
-            )
-            spec = self._spec.model_copy(
-                update={"model_hash": model.model_hash, "plan_hash": model.plan.fingerprint}
-            )
-            _check_length(config.seq_len, model)
-            data = await compute.run(self._load_data, spec.seed, model)
-            log.info(
-                "%d blocks, %.1f M parameters; %d sequences of %d tokens to train on, %d held out",
-                len(model.plan),
-                model.plan.numel / 1e6,
-                data.train_sequences,
-                config.seq_len,
-                data.held_out,
-            )
+            # Before the model is loaded, which may take minutes: what runs can be asked and stopped.
             with StateLock(config.state_dir):
-                identity = load_or_create(config.state_dir)
-                store = CheckpointStore(config.state_dir)
-                checkpoint = store.load()
-                terms = _terms(spec, checkpoint, config)
-                if checkpoint is not None:
-                    await _restore(model, checkpoint, compute)
-                    self._progress.step = checkpoint.run.step
-                    log.info("continuing at step %d", checkpoint.run.step)
-                sent, received = ByteCounter(), ByteCounter()
-                exchange = Exchange(terms.spec, sent, received)
-                network = Network(
-                    identity,
-                    config,
-                    terms,
-                    model.plan,
-                    self._transport,
-                    exchange,
-                    self._donate,
-                    sent,
-                    received,
-                    self._notices,
-                )
-                board = StatusBoard(
-                    identity.peer_id,
-                    config.state_dir.resolve(),
-                    config,
-                    model.plan,
-                    self._progress,
-                    self._notices,
-                    network,
-                    exchange,
-                    sent,
-                    received,
-                    device,
-                )
-                await network.listen()
-                try:
-                    async with control_service(
-                        control_socket(config.state_dir), board.reply, self.stop, self._save
-                    ):
-                        log.info("peer %s listens on %s", identity.peer_id[:8], network.listening)
-                        async with _beside(network.run(), _report(board)):
-                            await self._settle(network, checkpoint is not None)
-                            if self._stop.is_set():
-                                return
-                            network.freeze()
-                            if terms.spec.seed != spec.seed:
-                                data = await compute.run(self._load_data, terms.spec.seed, model)
-                            self._trainer = Trainer(
-                                terms.spec,
-                                terms.set_fields,
-                                config,
-                                model,
-                                data,
-                                compute,
-                                exchange,
-                                network,
-                                store,
-                                checkpoint,
-                                self._progress,
-                                self._notices,
-                            )
-                            await self._trainer.run()
-                            await self._linger(network)
-                            await network.farewell("stopped" if self._stop.is_set() else "finished")
-                finally:
-                    await self._transport.close()
+                async with control_service(
+                    control_socket(config.state_dir), self._status, self.stop, self._save
+                ):
+                    await self._load_and_train(device, compute)
         finally:
-            compute.close()
+            self.abandoned = self._stop.is_set() and compute.busy
+            compute.close(wait=not self.abandoned)
+
+    async def _load_and_train(self, device: torch.device, compute: ComputeThread) -> None:
+        loading = asyncio.ensure_future(self._load(device, compute))
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({loading, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            loaded = loading.done()
+            loading.cancel()
+        if loaded:
+            await self._train(device, compute, *loading.result())
+
+    async def _load(
+        self, device: torch.device, compute: ComputeThread
+    ) -> tuple[TrainableModel, TextData, CheckpointStore, Checkpoint | None, Terms]:
+        config = self._config
+        log.info("loading %s", config.model)
+        self._progress.waiting_for = f"the model {config.model} to be loaded"
+        model = await compute.run(
+            TrainableModel.load, config.model, device, choose_dtype(config.dtype, device)
+        )
+        spec = self._spec.model_copy(
+            update={"model_hash": model.model_hash, "plan_hash": model.plan.fingerprint}
+        )
+        _check_length(config.seq_len, model)
+        self._progress.waiting_for = "the data to be read"
+        data = await compute.run(self._load_data, spec.seed, model)
+        log.info(
+            "%d blocks, %.1f M parameters; %d sequences of %d tokens to train on, %d held out",
+            len(model.plan),
+            model.plan.numel / 1e6,
+            data.train_sequences,
+            config.seq_len,
+            data.held_out,
+        )
+        self._progress.waiting_for = "the checkpoint to be read"
+        store = CheckpointStore(config.state_dir)
+        checkpoint = await compute.run(store.load)
+        terms = _terms(spec, checkpoint, config)
+        if checkpoint is not None:
+            await _restore(model, checkpoint, compute)
+            self._progress.step = checkpoint.run.step
+            log.info("continuing at step %d", checkpoint.run.step)
+        return model, data, store, checkpoint, terms
+
+    async def _train(
+        self,
+        device: torch.device,
+        compute: ComputeThread,
+        model: TrainableModel,
+        data: TextData,
+        store: CheckpointStore,
+        checkpoint: Checkpoint | None,
+        terms: Terms,
+    ) -> None:
+        config, seed = self._config, terms.spec.seed
+        identity = load_or_create(config.state_dir)
+        sent, received = ByteCounter(), ByteCounter()
+        exchange = Exchange(terms.spec, sent, received)
+        network = Network(
+            identity,
+            config,
+            terms,
+            model.plan,
+            self._transport,
+            exchange,
+            self._donate,
+            sent,
+            received,
+            self._notices,
+        )
+        self._board = board = StatusBoard(
+            identity.peer_id,
+            config,
+            model.plan,
+            self._progress,
+            self._notices,
+            network,
+            exchange,
+            sent,
+            received,
+            device,
+        )
+        await network.listen()
+        try:
+            log.info("peer %s listens on %s", identity.peer_id[:8], network.listening)
+            async with _beside(network.run(), _report(board)):
+                try:
+                    await self._settle(network, checkpoint is not None)
+                    if not self._stop.is_set():
+                        network.freeze()
+                        if terms.spec.seed != seed:
+                            data = await compute.run(self._load_data, terms.spec.seed, model)
+                        self._trainer = Trainer(
+                            terms.spec,
+                            terms.set_fields,
+                            config,
+                            model,
+                            data,
+                            compute,
+                            exchange,
+                            network,
+                            store,
+                            checkpoint,
+                            self._progress,
+                            self._notices,
+                        )
+                        await self._trainer.run()
+                        await self._linger(network)
+                    await network.farewell("it was stopped" if self._stop.is_set() else "it is done")
+                except DecadError:
+                    await network.farewell("it failed")
+                    raise
+        finally:
+            await self._transport.close()
 
     def _load_data(self, seed: int, model: TrainableModel) -> TextData:
         config = self._config
@@ -174,8 +218,8 @@ class Peer:
             if config.min_peers:
                 if network.linked >= config.min_peers and not network.undecided:
                     break
-                progress.waiting_for = f"{config.min_peers} neighbours, {network.linked} are here" + _unmet(
-                    network
+                progress.waiting_for = (
+                    f"{config.min_peers} neighbours, {network.linked} so far{_unmet(network)}"
                 )
             elif not config.mdns and not config.peers:
                 break
@@ -206,8 +250,13 @@ class Peer:
         self._progress.activity = Activity.FINISHED
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                while (behind := network.highest_step()) is not None and behind < self._progress.step:
+                while not self._stop.is_set() and network.anybody_before(self._progress.step):
                     await network.wait_change()
+
+    def _status(self) -> StatusReply:
+        if self._board is not None:
+            return self._board.reply()
+        return loading_reply(self._config, self._spec.run, self._progress, self._notices)
 
     async def _donate(self, block: int) -> Donation:
         if self._trainer is None:
@@ -215,29 +264,39 @@ class Peer:
         return await self._trainer.donate(block)
 
     async def _save(self) -> int:
-        if self._trainer is None:
-            raise StateError("The daemon has not begun to train; there is nothing new to save yet.")
+        if self._trainer is None:  # nothing is newer than what is on the disk
+            return self._progress.step
         return await self._trainer.save()
 
 
 def run_peer(spec: RunSpec, config: PeerConfig) -> None:
     """Run one peer in this process until it is done or SIGTERM or SIGINT arrives; a second signal exits at once."""
 
+    peer = Peer(spec, config)
+
     async def main() -> None:
-        peer = Peer(spec, config)
         loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
 
-        def on_signal(number: signal.Signals) -> None:
+        def leave(number: signal.Signals) -> None:
+            os._exit(128 + number)
+
+        def stop(number: signal.Signals) -> None:
             log.info("%s: saving the last completed step; once more to exit at once", number.name)
+            for again in numbers:
+                loop.add_signal_handler(again, leave, again)
             peer.stop()
-            loop.add_signal_handler(number, lambda: os._exit(128 + number))
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal, number)
+        for number in numbers:
+            loop.add_signal_handler(number, stop, number)
         await peer.run()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
+        if peer.abandoned:
+            # Python would wait for the compute thread, which may be at it for a long time yet.
+            logging.shutdown()
+            os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,6 +1,6 @@
 """The active block: master copy, moments and coding, from the phase's first step to its last.
 
-Everything here runs on the compute thread.
+Everything that changes it runs on the compute thread.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from decad.core.blocks import Block
 from decad.core.coding import decoder, encoder
 from decad.core.mixing import Mixer, Section, moment_scale
 from decad.core.moments import MomentRule, default_b1, moment_rule
-from decad.daemon.exchange import Coding
 from decad.daemon.staging import Staging
+from decad.daemon.step import Coding
 from decad.errors import OperatorError
 from decad.model.trainable import TrainableModel
 from decad.state.weights import MASTER

@@ -77,15 +77,15 @@ class Progress:
 
 
 class Notices:
-    """What went wrong and was survived, newest last, and once a kind: (monotonic time, text)."""
+    """What went wrong and was survived, newest last, and each text once: (monotonic time, text)."""
 
     def __init__(self) -> None:
         self.entries: deque[tuple[float, str]] = deque(maxlen=NOTICES_KEPT)
 
     def add(self, text: str) -> bool:
-        """Keep a notice; False if the newest one says the same already."""
-        repeated = bool(self.entries) and self.entries[-1][1] == text
-        if repeated:
-            self.entries.pop()
+        """Keep a notice as the newest; False if it is there already."""
+        older = [entry for entry in self.entries if entry[1] == text]
+        for entry in older:
+            self.entries.remove(entry)
         self.entries.append((time.monotonic(), text))
-        return not repeated
+        return not older

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from decad._proto import peer_pb2 as pb
-from decad.daemon.exchange import Exchange
+from decad.daemon.exchange import Exchange, Neighbour
 from decad.daemon.fetch import FetchPort
 from decad.errors import LinkClosed, PeerError, ProtocolError
 from decad.wire.counters import ByteCounter
@@ -56,24 +56,32 @@ class Session:
         self._sent_at: dict[int, float] = {}
         self._heard: tuple[int, float] | None = None
         self._beaconed = -1.0
+        self._neighbour: Neighbour | None = None
         self.ended = asyncio.Event()
         """Set once nothing of this session is left at the exchange."""
 
     async def run(self) -> None:
         """Raises PeerError: LinkClosed in the end, or what the peer did wrong."""
-        self._exchange.attach(self.peer, lambda phase: self.tell(pb.ControlMessage(ask=pb.Ask(phase=phase))))
+        neighbour = self._neighbour = self._exchange.attach(
+            self.peer, lambda phase: self.tell(pb.ControlMessage(ask=pb.Ask(phase=phase)))
+        )
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read_control())
+                group.create_task(self._read_control(neighbour))
                 group.create_task(self._write_control())
-                group.create_task(self._exchange.send(self.peer, self.link.blocks))
-                group.create_task(self._exchange.receive(self.peer, self.link.blocks))
+                group.create_task(neighbour.outbox.run(self.link.blocks))
+                group.create_task(self._exchange.receive(neighbour, self.link.blocks))
                 group.create_task(self.fetch.run())
         except* PeerError as group_error:
             raise first_peer_error(group_error) from None
         finally:
-            self._exchange.detach(self.peer)
+            self._exchange.detach(neighbour)
             self.ended.set()
+
+    def leave(self) -> None:
+        """The peer is gone, whatever the link still brings: no step waits for it any more."""
+        if self._neighbour is not None:
+            self._exchange.detach(self._neighbour)
 
     def tell(self, message: pb.ControlMessage) -> None:
         """Send a control message soon. Raises ProtocolError when the peer takes none in."""
@@ -120,11 +128,11 @@ class Session:
             beacon.echo_age_us = int((now - self._heard[1]) * 1e6)
         return pb.ControlMessage(beacon=beacon)
 
-    async def _read_control(self) -> None:
+    async def _read_control(self, neighbour: Neighbour) -> None:
         loop = asyncio.get_running_loop()
         handlers: dict[str, Callable[[pb.ControlMessage], None]] = {
             "view": lambda m: self._network.heard_view(self.peer, m.view),
-            "ask": lambda m: self._exchange.asked(self.peer),
+            "ask": lambda m: self._exchange.asked(neighbour, m.ask.phase),
             "goodbye": lambda m: self._network.heard_goodbye(self.peer, m.goodbye),
         }
         while True:

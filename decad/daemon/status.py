@@ -6,7 +6,6 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
@@ -28,7 +27,6 @@ class StatusBoard:
     """Everything a status is made of; read at any time, written by nobody here."""
 
     peer_id: str
-    state_dir: Path
     config: PeerConfig
     plan: BlockPlan
     progress: Progress
@@ -40,7 +38,6 @@ class StatusBoard:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self._started = time.monotonic()
         self._process = psutil.Process()
 
     def reply(self) -> pb.StatusReply:
@@ -53,7 +50,7 @@ class StatusBoard:
             run=spec.run,
             fingerprint=spec.fingerprint,
             pid=os.getpid(),
-            state_dir=str(self.state_dir),
+            state_dir=str(self.config.state_dir.resolve()),
             listen=self.network.listening,
             insecure=True,
             mdns=self.network.mdns,
@@ -63,8 +60,8 @@ class StatusBoard:
             training=self._training(),
             traffic=pb.Traffic(sent=_bytes(self.sent), received=_bytes(self.received)),
             neighbours=self._neighbours(),
-            notices=[pb.Notice(age_s=time.monotonic() - at, text=text) for at, text in self.notices.entries],
-            uptime_s=time.monotonic() - self._started,
+            notices=_noticed(self.notices),
+            uptime_s=time.time() - self._process.create_time(),
         )
 
     def waiting_for(self) -> str:
@@ -72,7 +69,7 @@ class StatusBoard:
         if self.progress.waiting_for:
             return self.progress.waiting_for
         if self.progress.activity is Activity.TRAINING and (missing := self.exchange.waiting_for()):
-            who = ", ".join(self.network.name_of(peer) for peer in missing)
+            who = ", ".join(sorted(self.network.name_of(peer) for peer in missing))
             return f"the blocks of {who}, at most {self.exchange.last_deadline:.1f} s"
         return ""
 
@@ -138,7 +135,7 @@ class StatusBoard:
 
     def _neighbour(self, peer_id: str, now: float) -> pb.Neighbour:
         peer = self.network.table[peer_id]
-        figures = self.exchange.peer(peer_id)
+        figures = self.exchange.neighbour(peer_id)
         there = peer.state is not State.GONE
         return pb.Neighbour(
             peer_id=peer.id,
@@ -182,4 +179,31 @@ def _bytes(counter: ByteCounter) -> pb.Bytes:
         second_moment=counter.second_moment,
         overhead=counter.overhead,
         fetch=counter.fetch,
+    )
+
+
+def _noticed(notices: Notices) -> list[pb.Notice]:
+    return [pb.Notice(age_s=time.monotonic() - at, text=text) for at, text in notices.entries]
+
+
+def loading_reply(config: PeerConfig, run: str, progress: Progress, notices: Notices) -> pb.StatusReply:
+    """The status while the model is being loaded, when there is little to tell yet."""
+    process = psutil.Process()
+    return pb.StatusReply(
+        version=__version__,
+        name=config.name,
+        run=run,
+        pid=process.pid,
+        state_dir=str(config.state_dir.resolve()),
+        activity=progress.activity.value,
+        waiting_for=progress.waiting_for,
+        progress=pb.Progress(steps_total=config.steps, eta_s=-1),
+        training=pb.Training(
+            loss=math.nan,
+            held_out_loss=math.nan,
+            first_held_out_loss=math.nan,
+            memory_bytes=process.memory_info().rss,
+        ),
+        notices=_noticed(notices),
+        uptime_s=time.time() - process.create_time(),
     )

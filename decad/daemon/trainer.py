@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -27,6 +27,9 @@ from decad.state.manifest import RunRecord
 from decad.state.weights import ACTIVE_BLOCK
 
 log = logging.getLogger("decad")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Surroundings(Protocol):
@@ -53,6 +56,15 @@ class Surroundings(Protocol):
 
     def announce(self, step: int, training: bool) -> None:
         """Tell the neighbours where this peer is."""
+        ...
+
+    def gathered(self, count: int) -> bool:
+        """Whether so many others are training, and those of them that the overlay joins us with know us too."""
+        ...
+
+    @property
+    def training_peers(self) -> int:
+        """How many others are training."""
         ...
 
     def name_of(self, peer: str) -> str:
@@ -103,6 +115,9 @@ class Trainer:
         self._phase = -1
         self._resumed: _Resumed | None = None
         self._save_requests: list[asyncio.Future[int]] = []
+        self._missing = ""
+        """What was said of who was missing from the last step."""
+        self._ended = False
         self._position = DataPosition()
         if checkpoint is not None:
             self.progress.step = checkpoint.run.step
@@ -143,17 +158,28 @@ class Trainer:
                 await self._answer_save_requests()
             if self._finished() and not self._stopping.is_set():
                 await self._evaluate()
-            self.progress.activity = Activity.SAVING
-            await self._save()
-            await self._answer_save_requests()
+            await self._end()
         finally:
+            self._ended = True
             self._network.announce(self.progress.step, training=False)
             for request in self._save_requests:
                 request.cancel()
             self._io.shutdown(wait=True)
 
+    async def _end(self) -> None:
+        self.progress.activity = Activity.SAVING
+        why = "finished" if self._finished() else "stopped"
+        if self.progress.step or self._unsaved or self._save_requests:
+            await self._save()
+            log.info("%s at step %d, which is saved in %s", why, self.progress.step, self._config.state_dir)
+        else:  # a checkpoint of nothing would only pin the settings of the next start
+            log.info("%s before the first step: there is nothing to save", why)
+        await self._answer_save_requests()
+
     async def save(self) -> int:
         """Have a checkpoint written at the end of the current step; returns its step. Raises StateError."""
+        if self._ended:
+            return self.progress.step
         request: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._save_requests.append(request)
         self._network.changed.set()
@@ -174,10 +200,12 @@ class Trainer:
         self._exchange.open(step, self._network.edges())
         batch, following = self._data.batch(self._position, self._config.batch_size)
         begun = loop.time()
-        loss, gradient = await self._compute.run(self._model.gradient, batch)
-        if self._stopping.is_set():
+        computed = await self._unless_stopped(self._model.gradient, batch)
+        if computed is None:
             self._exchange.abandon()
             return
+        loss, gradient = computed
+        del computed
         accumulators = await self._compute.run(active.half_step, gradient, step)
         del gradient
         half = loop.time()
@@ -188,15 +216,33 @@ class Trainer:
         proceed, mixer = await mixing
         await self._compute.run(active.finish_step, mixer, step)
         now = loop.time()
-        self._exchange.pace.stepped(active.block.index, now - begun)
+        if not proceed.unheard:  # else the step took as long as somebody else's computation
+            self._exchange.pace.stepped(active.block.index, now - begun)
         progress.stepped(loss, batch.numel(), half - begun, now - half, not proceed.missing)
-        if said := describe(proceed, self._network.name_of):
-            self.notice(f"step {step} {said}.")
+        self._tell_missing(step, describe(proceed, self._network.name_of))
         self._position = following
         progress.step = step + 1
         if progress.step % self.spec.inner_steps == 0:
             await self._leave_phase()
             await self._begin_save()
+
+    async def _unless_stopped(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """The result of a call that changes nothing; None when the daemon is stopped first, whatever it is at."""
+        work = asyncio.ensure_future(self._compute.run(call, *args, **kwargs))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            if self._stopping.is_set() or not work.done():
+                work.cancel()
+        return None if self._stopping.is_set() else work.result()
+
+    def _tell_missing(self, step: int, said: str) -> None:
+        """Once, until it changes: of a neighbour that is late at every step, one line is enough."""
+        if said and said != self._missing:
+            self.notice(f"step {step} {said}.")
+        self._missing = said
 
     def _skip_ahead(self) -> None:
         """More than one step behind: go to the neighbours' step; what was trained stays in one's own copy."""
@@ -255,9 +301,9 @@ class Trainer:
         self.progress.activity = Activity.EVALUATING
         losses = []
         for batch in self._data.held_out_batches(self._config.batch_size, self._config.eval_batches):
-            if self._stopping.is_set():
+            if (loss := await self._unless_stopped(self._model.evaluate, batch)) is None:
                 return
-            losses.append((await self._compute.run(self._model.evaluate, batch), batch.shape[0]))
+            losses.append((loss, batch.shape[0]))
         if not losses:
             return
         mean = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
@@ -287,12 +333,15 @@ class Trainer:
             if len(await fetch_blocks(donors, missed, self._take)) == len(missed):
                 await self._network.wait_change()
             self.progress.waiting_for = ""
+            await self._answer_save_requests()
 
     async def _wait_for_peers(self) -> None:
-        """Wait for ``min_peers`` overlay neighbours before the first step."""
-        while not self._stopping.is_set() and len(edges := self._network.edges()) < self._config.min_peers:
+        """Wait for ``min_peers`` others before the first step."""
+        wanted = self._config.min_peers
+        while not self._stopping.is_set() and not self._network.gathered(wanted):
             self.progress.activity = Activity.WAITING
-            self.progress.waiting_for = f"{self._config.min_peers} neighbours, {len(edges)} are here"
+            here = self._network.training_peers
+            self.progress.waiting_for = f"{wanted} neighbours that train, {here} so far"
             await self._network.wait_change()
             await self._answer_save_requests()
         self.progress.waiting_for = ""
@@ -354,7 +403,8 @@ class Trainer:
         tensors: dict[str, Tensor] = {}
         records: dict[str, int] = {}
         if self._active is not None:
-            tensors = await self._compute.run(self._active.tensors)
+            # Not on the compute thread, where an abandoned gradient may be under way; it changes none of these.
+            tensors = await asyncio.get_running_loop().run_in_executor(self._io, self._active.tensors)
             updates, records[ACTIVE_BLOCK] = self._active.state.updates, self._active.block.index
         elif self._resumed is not None:
             tensors, updates = dict(self._resumed.tensors), self._resumed.updates

@@ -1,0 +1,125 @@
+"""One step's exchange: carries out what its `Round` decides, with the tensors that the round does not see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from decad.core.coding import Decoder, Encoder
+from decad.core.layout import Piece
+from decad.core.mixing import Mixer, Section
+from decad.core.round import Accumulate, Action, Proceed, Round
+from decad.errors import InternalError
+
+DISTANCE_STRIDE = 16
+"""The distance between our block and a neighbour's is measured on every 16th value: a status figure, not worth more."""
+
+
+class Coding(NamedTuple):
+    """How this run codes a block: made once a phase from the run spec by the trainer."""
+
+    sizes: Mapping[Section, int]
+    """Elements of each section of a message."""
+    encoder: Encoder
+    new_decoder: Callable[[], Decoder]
+    scale: Callable[[Section, int, int], float]
+    """Section, my updates, theirs -> factor on their values (bias correction of moments)."""
+
+
+class _Held(NamedTuple):
+    values: Tensor
+    """fp32 [elements of the chunk]."""
+    updates: int
+    """The neighbour's in this phase."""
+
+
+class StepExchange:
+    """From the moment that messages of a step may come until its block is mixed, or the step given up.
+
+    ``neighbours``: to mix with; ``weight``: see `Round`.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        neighbours: Collection[str],
+        pieces: tuple[Piece, ...],
+        coding: Coding,
+        weight: Callable[[int, int], float],
+    ) -> None:
+        self.number = number
+        self.round = Round(neighbours, len(pieces), weight)
+        self.proceed: asyncio.Future[Proceed] = asyncio.get_running_loop().create_future()
+        """Done when nobody is waited for any more."""
+        self.mixing = asyncio.Event()
+        """Set when mixing may begin, or the step is over."""
+        self.over = False
+        self._pieces, self._coding = pieces, coding
+        self._mixer: Mixer | None = None
+        self._updates = 0
+        self._held: dict[tuple[str, int], _Held] = {}
+        self._apart: defaultdict[str, float] = defaultdict(float)
+        self._norm: defaultdict[str, float] = defaultdict(float)
+
+    def half_ready(self, mixer: Mixer, updates: int, deadline: float) -> None:
+        """My half-step is done, the phase's ``updates``-th of mine; mix until ``deadline`` at most."""
+        self._mixer, self._updates = mixer, updates
+        self._act(self.round.half_ready(deadline))
+        self.mixing.set()
+
+    async def take(self, name: str, number: int, values: Tensor, updates: int) -> None:
+        """A neighbour's chunk came, made for this step; waits while the neighbour is too far ahead of us."""
+        if self.round.full(name):
+            await self.mixing.wait()
+        if not self.over and self.round.wants(name):
+            self._held[name, number] = _Held(values, updates)
+            self._act(self.round.chunk(name))
+
+    def sent(self, name: str) -> None:
+        """My whole message went to this neighbour."""
+        if not self.over:
+            self._act(self.round.sent(name))
+
+    def lost(self, name: str) -> None:
+        """Nothing more comes from this neighbour for this step."""
+        if not self.over:
+            self._act(self.round.lost(name))
+
+    def tick(self, now: float) -> None:
+        """Time passed; the same clock as the deadline's."""
+        if not self.over:
+            self._act(self.round.tick(now))
+
+    def close(self) -> None:
+        """The step is over, mixed or not: whatever still comes changes nothing."""
+        self.over = True
+        self._held.clear()
+        self.mixing.set()
+
+    def distance(self, name: str) -> float:
+        """Between this neighbour's block and ours, relative to ours; -1 if nothing of it was mixed."""
+        norm = self._norm[name]
+        return float((self._apart[name] / norm) ** 0.5) if norm > 0 else -1.0
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Accumulate):
+                self._accumulate(action)
+            elif not self.proceed.done():  # cancelled with the trainer
+                self.proceed.set_result(action)
+
+    def _accumulate(self, action: Accumulate) -> None:
+        if self._mixer is None:
+            raise InternalError("a chunk is mixed before the half-step is done")
+        name, (values, updates) = action.neighbour, self._held.pop((action.neighbour, action.chunk))
+        piece = self._pieces[action.chunk]
+        scale = self._coding.scale(piece.section, self._updates, updates)
+        self._mixer.add(name, piece.section, piece.chunk, action.weight, values, scale)
+        if piece.section is Section.BLOCK:
+            ours = self._coding.encoder.public[Section.BLOCK][piece.start : piece.stop : DISTANCE_STRIDE]
+            self._apart[name] += float((values[::DISTANCE_STRIDE] - ours).square_().sum())
+            self._norm[name] += float(ours.square().sum())
