@@ -430,7 +430,7 @@ class Network:
             who = self.name_of(peer)
             log.info("%s is %s: %s", who, new.value, reason)
             if new is State.GONE and (session := self._sessions.pop(peer, None)):
-                self._exchange.detach(peer)
+                session.leave()
                 self._close_soon(session.link)
             if new is not State.ALIVE and old is State.ALIVE and "goodbye" not in reason:
                 self._notices.add(f"{who} is {new.value}: {reason}.")
