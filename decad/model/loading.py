@@ -29,7 +29,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(
             f"{directory} has no config.json, so it is not a Hugging Face model directory. Download the "
-            "whole model, or convert a GGUF file with `decad import-gguf`."
+            "whole model, or convert a GGUF file with `decad model import`."
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     if config.get("quantization_config"):
         raise ModelError(
             f"{directory} holds quantised weights, which cannot be trained. Use the unquantised model, or "
-            "convert a GGUF file with `decad import-gguf`."
+            "convert a GGUF file with `decad model import`."
         )
     return dict(config)
 

@@ -71,7 +71,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if not index.is_file():
         raise ModelError(
             f"{directory} holds no safetensors weights (neither {SINGLE_FILE} nor {INDEX_FILE}). Download "
-            "the model's safetensors files, or convert it with `decad import-gguf` or save_pretrained."
+            "the model's safetensors files, or convert it with `decad model import` or save_pretrained."
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
