@@ -174,7 +174,7 @@ class DialledLink(GrpcLink):
         goodbyes = [asyncio.ensure_future(self._hang_up(call)) for call in self._calls.values()]
         await asyncio.wait(goodbyes, timeout=GRACE_S)
         self.interrupt()
-        await self._connection.close(None)
+        await _cut(self._connection, self._calls)
         await asyncio.gather(*goodbyes, return_exceptions=True)
 
     @staticmethod
@@ -338,10 +338,10 @@ class GrpcTransport:
                         reason = plain_reason((await call.code()).name, await call.details() or "")
                         raise LinkClosed(f"{address}: {reason}.")
         except TimeoutError:
-            await connection.close(None)
+            await _cut(connection, calls)
             raise LinkClosed(f"{address}: no answer within {patience:g} s.") from None
         except BaseException:
-            await connection.close(None)
+            await _cut(connection, calls)
             raise
         link = DialledLink(calls, address, connection)
         self._dialled = {link for link in self._dialled if not link.ended} | {link}
@@ -359,6 +359,13 @@ class GrpcTransport:
                 group.create_task(dialled.close())
         self._servers.clear()
         self._dialled.clear()
+
+
+async def _cut(connection: grpc.aio.Channel, calls: Mapping[str, _Call]) -> None:
+    # Closing a connection cancels only those calls that some task is in the middle of.
+    for call in calls.values():
+        call.cancel()
+    await connection.close(None)
 
 
 def _why(address: str, error: BaseException) -> str:
