@@ -370,7 +370,7 @@ async def _cut(connection: grpc.aio.Channel, calls: Mapping[str, _Call]) -> None
 
 def _why(address: str, error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
-        return f"{address}: {plain_reason(error.code().name, error.details() or '')}."
+        return f"{address}: {plain_reason(error.code().name, error.details() or '', linked=True)}."
     return f"{address}: the other end is gone."
 
 

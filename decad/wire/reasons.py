@@ -20,8 +20,11 @@ _WORDS = (
 _LONGEST = 200
 
 
-def plain_reason(code: str, details: str) -> str:
-    """``code``: name of the gRPC status; ``details``: its text, which another machine may have written."""
+def plain_reason(code: str, details: str, *, linked: bool = False) -> str:
+    """Why a dial failed or, if ``linked``, why an established link ended.
+
+    ``code``: name of the gRPC status; ``details``: its text, which another machine may have written.
+    """
     if code == "OK":
         return "the other end closed the link"
     if code == "RESOURCE_EXHAUSTED" and "larger than max" not in details:
@@ -31,6 +34,6 @@ def plain_reason(code: str, details: str) -> str:
         if phrase in lowered:
             return words
     if code in ("UNIMPLEMENTED", "UNKNOWN", "INTERNAL") or "http" in lowered:
-        return "what answers there is not a decad peer"
+        return "the other end is gone" if linked else "what answers there is not a decad peer"
     shown = "".join(c for c in details if c.isprintable())[:_LONGEST]
     return f"{shown} ({code})" if shown else code

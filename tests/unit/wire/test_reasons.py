@@ -36,6 +36,10 @@ def test_known_failures(code: str, details: str, words: str) -> None:
     assert plain_reason(code, details) == words
 
 
+def test_a_write_that_breaks_on_a_living_link_blames_no_stranger() -> None:
+    assert plain_reason("INTERNAL", "Failed execute_batch", linked=True) == "the other end is gone"
+
+
 def test_what_another_machine_wrote_is_short_and_printable() -> None:
     said = plain_reason("ABORTED", "\x1b[31mred\n" * 1000)
     assert said.isprintable()
