@@ -98,8 +98,13 @@ class Session:
             self.tell(self._beacon())
 
     async def flush(self) -> None:
-        """Return when every control message told so far was taken by the transport."""
-        await self._outgoing.join()
+        """Return when every control message told so far was taken by the transport, or never will be."""
+        waits = [asyncio.ensure_future(self._outgoing.join()), asyncio.ensure_future(self.ended.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _write_control(self) -> None:
         while True:
