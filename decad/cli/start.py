@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from decad.config import load_settings
@@ -24,6 +27,15 @@ def start_daemon(flags: Mapping[str, Any], config: Path | None, debug: bool) -> 
         level=logging.WARNING,
     )
     logging.getLogger("decad").setLevel(logging.DEBUG if debug else logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    logging.getLogger("decad").info("starting")
+    # torch takes seconds to import.
     from decad.daemon.peer import run_peer
 
     run_peer(spec, peer)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Stopped while modules are still being imported: nothing is open that would have to be closed."""
+    os._exit(0)
