@@ -9,12 +9,14 @@ runs the same `decad.cli.main.main` with arguments, environment, directory and f
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -141,8 +143,18 @@ def _become(order: Mapping[str, Any]) -> None:
     exec(order["before"], {})
     from decad.cli.main import main
 
-    main()
-    sys.exit(0)
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    # Threads are waited for and exit handlers run, as at every exit. Taking down all that torch imported is not
+    # waited for: after a fork that means to copy most of the memory.
+    threading._shutdown()  # type: ignore[attr-defined]  # private, and just what is left out by _exit
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
