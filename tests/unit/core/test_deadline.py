@@ -1,0 +1,75 @@
+"""How long a step waits: the formula, and what feeds it."""
+
+from __future__ import annotations
+
+import pytest
+
+from decad.core.deadline import HISTORY, SHORTEST, Pace, deadline
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "step", "expected"),
+    [
+        ([], 1.0, 10.0),  # no history
+        ([], 0.0, SHORTEST),
+        ([0.0], 1.0, 0.5),  # half a step beyond the median
+        ([0.0], 0.1, SHORTEST),
+        ([1.0, 1.0, 1.0], 1.0, 1.5),
+        ([1.0, 1.2, 0.8], 1.0, 1.6),  # three deviations beyond
+        ([9.0], 1.0, 2.0),  # a neighbour ten times slower: no longer than two steps
+        ([0.0, 0.0, 0.0, 9.0], 1.0, 0.5),  # one straggler among the punctual
+    ],
+)
+def test_the_formula(arrivals: list[float], step: float, expected: float) -> None:
+    assert deadline(arrivals, step) == pytest.approx(expected)
+
+
+def test_the_first_wait_follows_from_my_own_half_step() -> None:
+    assert Pace().deadline(0, computed=3.0) == 30.0
+
+
+def test_a_step_counts_for_its_block() -> None:
+    pace = Pace()
+    pace.arrived(0.0)
+    for seconds in (1.0, 4.0, 9.0):
+        pace.stepped(0, seconds)
+    assert pace.deadline(0, computed=1.0) == 2.0  # half of the median
+    assert pace.deadline(1, computed=1.0) == 0.5
+
+
+def test_a_half_step_longer_than_whole_steps_used_to_be_counts_instead() -> None:
+    pace = Pace()
+    pace.arrived(0.0)
+    pace.stepped(0, 1.0)
+    assert pace.deadline(0, computed=10.0) == 5.0
+
+
+def test_an_arrival_before_my_half_step_counts_as_none() -> None:
+    pace = Pace()
+    pace.arrived(-5.0)
+    assert pace.deadline(0, computed=1.0) == 0.5
+
+
+def test_old_arrivals_are_forgotten() -> None:
+    pace = Pace()
+    for _ in range(HISTORY):
+        pace.arrived(100.0)
+    for _ in range(HISTORY):
+        pace.arrived(0.0)
+    assert pace.deadline(0, computed=1.0) == 0.5
+
+
+def test_a_network_slower_than_the_first_wait_is_learnt() -> None:
+    """The half-step takes 1 s, the block 50 s on its way: the wait grows until the block fits into it."""
+    pace, waits = Pace(), []
+    while not waits or waits[-1] < 50.0:
+        waits.append(pace.deadline(0, computed=1.0))
+        pace.stepped(0, 1.0 + waits[-1])  # each neighbour was heard, its block was cut short
+    assert len(waits) < 5
+
+
+def test_a_neighbour_far_slower_than_me_costs_two_steps_and_no_more() -> None:
+    """It is never heard in time, so the steps do not count; it comes 30 s late."""
+    pace = Pace()
+    pace.arrived(30.0)
+    assert [pace.deadline(0, computed=1.0) for _ in range(5)] == [2.0] * 5
