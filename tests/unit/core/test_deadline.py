@@ -61,7 +61,8 @@ def test_old_arrivals_are_forgotten() -> None:
 
 def test_a_network_slower_than_the_first_wait_is_learnt() -> None:
     """The half-step takes 1 s, the block 50 s on its way: the wait grows until the block fits into it."""
-    pace, waits = Pace(), []
+    pace = Pace()
+    waits: list[float] = []
     while not waits or waits[-1] < 50.0:
         waits.append(pace.deadline(0, computed=1.0))
         pace.stepped(0, 1.0 + waits[-1])  # each neighbour was heard, its block was cut short

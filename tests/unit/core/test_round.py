@@ -63,7 +63,7 @@ def test_how_a_step_goes_on(name: str, early: bool) -> None:
     def happen(event: str) -> list[Action]:
         if event == "T":
             return round_.tick(10.0)
-        kind, peer = event
+        kind, peer = event[0], event[1]
         if kind == "h":
             round_.header(peer, 2)
             return []
