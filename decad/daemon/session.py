@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from decad._proto import peer_pb2 as pb
 from decad.daemon.exchange import Exchange, Neighbour
@@ -19,6 +19,8 @@ BEACON_S = 0.5
 BEACON_GAP_S = 0.05
 """Shortest: steps of a few milliseconds need not be told one by one."""
 BEACONS_REMEMBERED = 32
+LAST_WORDS_S = 0.5
+"""How long the control channel is read on after another channel of the link has ended."""
 QUEUE = 64
 """Control messages waiting for a link: it is closed when a peer takes in none of so many."""
 
@@ -68,10 +70,13 @@ class Session:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_control(neighbour))
-                group.create_task(self._write_control())
-                group.create_task(neighbour.outbox.run(self.link.blocks))
-                group.create_task(self._exchange.receive(neighbour, self.link.blocks))
-                group.create_task(self.fetch.run())
+                for work in (
+                    self._write_control(),
+                    neighbour.outbox.run(self.link.blocks),
+                    self._exchange.receive(neighbour, self.link.blocks),
+                    self.fetch.run(),
+                ):
+                    group.create_task(_after_last_words(work))
         except* PeerError as group_error:
             raise first_peer_error(group_error) from None
         finally:
@@ -157,6 +162,18 @@ class Session:
                 handlers[kind](message)
             else:
                 raise ProtocolError(f"peer {self.peer[:8]} sent {kind} on an established link; it is closed.")
+
+
+async def _after_last_words(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work``; if it finds the link closed, wait a little before saying so.
+
+    Of three channels that end together any may be seen to end first, and the goodbye is on the control channel.
+    """
+    try:
+        await work
+    except* LinkClosed:
+        await asyncio.sleep(LAST_WORDS_S)
+        raise
 
 
 def first_peer_error(group: BaseExceptionGroup[PeerError]) -> PeerError:
