@@ -18,20 +18,11 @@ from support.nursery import Nursery
 
 PATIENCE_S = 40.0
 """How long a test waits for what takes a second or two on a machine that has nothing else to do."""
-POLL_S = 0.05
+POLL_S = 0.03
 
 FAST = (
-    "--no-mdns",
-    "--seq-len",
-    "32",
-    "--batch-size",
-    "2",
-    "--inner-steps",
-    "4",
-    "--eval-batches",
-    "1",
-    "--threads",
-    "1",
+    *("--no-mdns", "--seq-len", "32", "--batch-size", "2", "--inner-steps", "4"),
+    *("--eval-batches", "1", "--threads", "1"),
 )
 """Steps of some milliseconds, a phase every four of them."""
 
@@ -59,20 +50,26 @@ class Command:
         namespace: str = "",
         before: str = "",
     ) -> None:
+        """Start ``decad ARGUMENTS``; for the others see `Nursery.fork`. What it writes goes into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         self._nursery = nursery
-        self.out, self.err = folder / "stdout", folder / "stderr"
-        self.began = len(self.log)
-        """Where in the log this process begins: a daemon that is started again writes on in the same file."""
+        self._out, self._err = folder / "stdout", folder / "stderr"
+        # A daemon that is started again writes on in the same files.
+        self._began = len(_read(self._out)), len(_read(self._err))
         self.pid = nursery.fork(
-            arguments, self.out, self.err, cwd=cwd, env=env, namespace=namespace, before=before
+            arguments, self._out, self._err, cwd=cwd, env=env, namespace=namespace, before=before
         )
         self._code: int | None = None
 
     @property
+    def out(self) -> str:
+        """Its standard output so far."""
+        return _read(self._out)[self._began[0] :]
+
+    @property
     def log(self) -> str:
-        """Everything on standard error so far."""
-        return self.err.read_text(encoding="utf-8") if self.err.exists() else ""
+        """Its standard error so far."""
+        return _read(self._err)[self._began[1] :]
 
     def poll(self) -> int | None:
         """Its exit code, None while it runs."""
@@ -87,7 +84,18 @@ class Command:
             if time.monotonic() > deadline:
                 raise AssertionError(f"still runs after {patience:.0f} s:\n{self.log}")
             time.sleep(POLL_S)
-        return Result(code, self.out.read_text(encoding="utf-8"), self.log[self.began :])
+        return Result(code, self.out, self.log)
+
+    def until_log(self, pattern: str, patience: float = PATIENCE_S) -> re.Match[str]:
+        """The first match of ``pattern`` in its standard error."""
+        deadline = time.monotonic() + patience
+        while True:
+            ended = self.poll() is not None or time.monotonic() > deadline
+            if found := re.search(pattern, self.log):
+                return found
+            if ended:
+                raise AssertionError(f"{pattern!r} is not in the log (exit code {self.poll()}):\n{self.log}")
+            time.sleep(POLL_S)
 
     def signal(self, number: signal.Signals) -> None:
         """Unless it has ended already."""
@@ -113,21 +121,14 @@ class Daemon(Command):
         env: Mapping[str, str] | None = None,
         namespace: str = "",
         before: str = "",
-        debug: bool = False,
     ) -> None:
+        """``arguments``: all of them; ``state_dir``: what they say of it."""
         self.state_dir = state_dir
-        debugging = ["--debug"] if debug else []
-        super().__init__(
-            nursery,
-            state_dir.with_name(f"{state_dir.name}-output"),
-            [*debugging, "start", "--state-dir", str(state_dir), *arguments],
-            cwd=cwd,
-            env=env,
-            namespace=namespace,
-            before=before,
-        )
+        folder = state_dir.with_name(f"{state_dir.name}-output")
+        super().__init__(nursery, folder, arguments, cwd=cwd, env=env, namespace=namespace, before=before)
 
     def status(self) -> pb.StatusReply:
+        """Raises NoDaemonError."""
         return get_status(self.state_dir)
 
     def until(
@@ -147,16 +148,9 @@ class Daemon(Command):
             time.sleep(POLL_S)
         raise AssertionError(f"not within {patience:.0f} s (exit code {self.poll()}).\n{last}\n{self.log}")
 
-    def until_log(self, pattern: str, patience: float = PATIENCE_S) -> re.Match[str]:
-        """The first match of ``pattern`` in what this process logged."""
-        deadline = time.monotonic() + patience
-        while True:
-            ended = self.poll() is not None or time.monotonic() > deadline
-            if found := re.search(pattern, self.log[self.began :]):
-                return found
-            if ended:
-                raise AssertionError(f"{pattern!r} is not in the log (exit code {self.poll()}):\n{self.log}")
-            time.sleep(POLL_S)
+    def until_step(self, step: int) -> pb.StatusReply:
+        """Wait until it has taken the step before ``step``."""
+        return self.until(lambda reply: reply.progress.step >= step)
 
     @property
     def address(self) -> str:
@@ -164,19 +158,16 @@ class Daemon(Command):
         return self.until_log(r"listens on (\S+)")[1]
 
 
-@contextmanager
-def fleet(nursery: Nursery, folder: Path, model: Path, data: Path) -> Iterator[Fleet]:
-    """Start daemons; those that still run in the end are killed."""
-    with ExitStack() as stack:
-        yield Fleet(nursery, folder, model, data, stack)
-
-
 class Fleet:
-    """Daemons of one test that share a model."""
+    """Daemons and other commands of one test, with one model and one directory."""
 
-    def __init__(self, nursery: Nursery, folder: Path, model: Path, data: Path, stack: ExitStack) -> None:
-        self.nursery, self.folder, self.model, self.data = nursery, folder, model, data
-        self._stack = stack
+    def __init__(self, nursery: Nursery, folder: Path, model: Path, texts: Path, stack: ExitStack) -> None:
+        self.folder, self.model, self.texts = folder, model, texts
+        self.daemons: dict[str, Daemon] = {}
+        self._nursery, self._stack = nursery, stack
+
+    def __getitem__(self, name: str) -> Daemon:
+        return self.daemons[name]
 
     def start(
         self,
@@ -188,25 +179,59 @@ class Fleet:
         before: str = "",
         debug: bool = False,
     ) -> Daemon:
-        """A daemon called ``name``, with a state directory of its own, which a second start finds again."""
-        common = ["--name", name, "--model", str(self.model), "--data", str(self.data), *defaults]
-        daemon = Daemon(
-            self.nursery,
-            self.folder / name,
-            [*common, *options],  # of a flag given twice the last one counts
+        """A daemon called ``name`` with a state directory of that name, and text of its own if it is a, b or c.
+
+        ``options`` come after all the others: of a flag that is given twice the last one counts.
+        """
+        state_dir, text = self.folder / name, self.texts / f"{name}.txt"
+        here = ["--name", name, "--state-dir", str(state_dir), "--model", str(self.model)]
+        data = ["--data", str(text if text.exists() else self.texts)]
+        self.daemons[name] = daemon = Daemon(
+            self._nursery,
+            state_dir,
+            [*(["--debug"] if debug else []), "start", *here, *data, *defaults, *options],
             cwd=self.folder,
             env=env,
             namespace=namespace,
             before=before,
-            debug=debug,
         )
         self._stack.callback(daemon.end)
         return daemon
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
+    def start_bare(self, state_dir: Path, *arguments: str, cwd: Path) -> Daemon:
+        """``decad ARGUMENTS`` as they are; ``state_dir``: the one that they, or a file, lead to."""
+        self.daemons[state_dir.name] = daemon = Daemon(self._nursery, state_dir, arguments, cwd=cwd)
+        self._stack.callback(daemon.end)
+        return daemon
+
+    def start_three(self, *options: str) -> tuple[Daemon, Daemon, Daemon]:
+        """Daemons a, b and c, which wait for each other: b is told of a, and c of b alone."""
+        waiting = [*options, "--min-peers", "2"]
+        a = self.start("a", *waiting)
+        b = self.start("b", *waiting, "--peers", a.address)
+        c = self.start("c", *waiting, "--peers", b.address)
+        return a, b, c
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Result:
         """A command that ends by itself."""
-        number = sum(1 for _ in self.folder.glob("command-*"))
-        folder = self.folder / f"command-{number}"
-        command = Command(self.nursery, folder, arguments, cwd=self.folder, env=env)
+        return self.launch(*arguments, env=env, cwd=cwd).result()
+
+    def launch(
+        self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> Command:
+        """A command that is to be ended."""
+        folder = self.folder / f"command-{sum(1 for _ in self.folder.glob('command-*'))}"
+        command = Command(self._nursery, folder, arguments, cwd=cwd or self.folder, env=env)
         self._stack.callback(command.end)
-        return command.result()
+        return command
+
+
+@contextmanager
+def fleet(nursery: Nursery, folder: Path, model: Path, texts: Path) -> Iterator[Fleet]:
+    """Start daemons; those that still run in the end are killed, each by its own process id."""
+    with ExitStack() as stack:
+        yield Fleet(nursery, folder, model, texts, stack)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
