@@ -22,6 +22,9 @@ from decad.paths import default_state_dir
 
 PROTOCOL_VERSION = 1
 
+NAME_PATTERN = r"^[\w.-]*$"
+"""What a peer may be called: a word, since other machines show it on their terminals."""
+
 Moments = Literal["rowwise", "gossip", "signal", "none"]
 Encoding = Literal["fp32", "bf16-delta"]
 
@@ -126,7 +129,7 @@ class PeerConfig(BaseModel):
     """host:port on which peers may connect; port 0 picks a free one."""
     peers: tuple[str, ...] = ()
     """host:port of peers to dial; one that is reachable is enough."""
-    name: Annotated[str, Field(max_length=64, pattern=r"^[\w.-]*$")] = ""
+    name: Annotated[str, Field(max_length=64, pattern=NAME_PATTERN)] = ""
     """Shown to the other peers; empty shows the id."""
     steps: Annotated[int, Field(ge=0)] = 0
     """Stop once the run's step reaches this; 0 runs until stopped."""

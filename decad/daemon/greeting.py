@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from contextlib import suppress
 
 from decad._proto import peer_pb2 as pb
-from decad.config import PROTOCOL_VERSION
-from decad.errors import MismatchError, PeerError, ProtocolError
+from decad.config import NAME_PATTERN, PROTOCOL_VERSION
+from decad.errors import LinkClosed, MismatchError, PeerError, ProtocolError
 from decad.membership.agreement import Difference, refusal_text
 from decad.wire.messages import decode_control, encode_control
+from decad.wire.reasons import printable
 from decad.wire.transport import Link
 
 PATIENCE_S = 10.0
 """A stranger that does not greet within this time is hung up on."""
 MAX_NAME_CHARS = 64
+MAX_HOST_CHARS = 253
+"""The longest name that DNS knows."""
+MAX_FIELDS = 32
+"""Differences read from one refusal: more than a run spec has fields."""
 
 
 class RefusedError(PeerError):
@@ -38,28 +45,32 @@ async def greet(link: Link, mine: pb.Hello, judge: Callable[[pb.Hello], list[Dif
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await link.control.send(encode_control(pb.ControlMessage(hello=mine)))
-            theirs = await _receive(link, "hello")
+            await _say(link, pb.ControlMessage(hello=mine))
+            hello = (await _receive(link, "hello")).hello
+            await _answer(link, mine, hello, judge)
+            answer = await _receive(link, "welcome", "refusal")
     except TimeoutError:
         raise ProtocolError(
             f"{link.address} did not greet within {PATIENCE_S:.0f} s; the link is closed."
         ) from None
-    hello = theirs.hello
+    if answer.HasField("refusal"):
+        raise _refused(answer.refusal, hello.peer_id.hex())
+    return hello
+
+
+async def _answer(
+    link: Link, mine: pb.Hello, hello: pb.Hello, judge: Callable[[pb.Hello], list[Difference]]
+) -> None:
     try:
         differing = _judge(mine, hello, judge)
     except RefusedError as error:
-        await link.control.send(_refusal([], str(error)))
+        await _say(link, pb.ControlMessage(refusal=pb.Refusal(reason=str(error))))
         raise
     if differing:
-        await link.control.send(_refusal(differing, ""))
+        fields = [pb.Refusal.Field(field=d.field, ours=d.mine, theirs=d.theirs) for d in differing]
+        await _say(link, pb.ControlMessage(refusal=pb.Refusal(fields=fields)))
         raise MismatchError(refusal_text(hello.peer_id.hex(), differing))
-    await link.control.send(encode_control(pb.ControlMessage(welcome=pb.Welcome())))
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await _receive(link, "welcome")
-    except TimeoutError:
-        raise ProtocolError(f"{link.address} greeted but sent no welcome; the link is closed.") from None
-    return hello
+    await _say(link, pb.ControlMessage(welcome=pb.Welcome()))
 
 
 def _judge(
@@ -67,7 +78,14 @@ def _judge(
 ) -> list[Difference]:
     if hello.protocol_version != PROTOCOL_VERSION:
         return [Difference("protocol_version", str(PROTOCOL_VERSION), str(hello.protocol_version))]
-    if len(hello.peer_id) != 32 or len(hello.name) > MAX_NAME_CHARS or hello.listen_port > 65535:
+    if (
+        len(hello.peer_id) != 32
+        or len(hello.name) > MAX_NAME_CHARS
+        or not re.fullmatch(NAME_PATTERN, hello.name)
+        or hello.listen_port > 65535
+        or len(hello.listen_host) > MAX_HOST_CHARS
+        or not hello.listen_host.isprintable()
+    ):
         raise ProtocolError("a stranger sent a malformed greeting; the link is closed.")
     if hello.peer_id == mine.peer_id:
         if hello.instance == mine.instance:
@@ -76,24 +94,23 @@ def _judge(
     return judge(hello)
 
 
-async def _receive(link: Link, kind: str) -> pb.ControlMessage:
+async def _receive(link: Link, *kinds: str) -> pb.ControlMessage:
     message = decode_control(await link.control.receive())
-    if message.HasField("refusal"):
-        refusal = message.refusal
-        if refusal.fields:
-            # Named from the other's point of view: what is theirs there is ours here.
-            fields = [Difference(f.field, f.theirs, f.ours) for f in refusal.fields[:32]]
-            raise MismatchError(
-                refusal_text("", fields).replace("Peer  cannot", f"The peer at {link.address} cannot")
-            )
-        raise RefusedError(refusal.reason[:200])
-    if message.WhichOneof("kind") != kind:
-        raise ProtocolError(
-            f"{link.address} sent {message.WhichOneof('kind')} where {kind} belongs; the link is closed."
-        )
+    if (kind := message.WhichOneof("kind")) not in kinds:
+        raise ProtocolError(f"{link.address} sent {kind} where {kinds[0]} belongs; the link is closed.")
     return message
 
 
-def _refusal(differing: list[Difference], reason: str) -> bytes:
-    fields = [pb.Refusal.Field(field=d.field, ours=d.mine, theirs=d.theirs) for d in differing]
-    return encode_control(pb.ControlMessage(refusal=pb.Refusal(fields=fields, reason=reason)))
+def _refused(refusal: pb.Refusal, peer: str) -> PeerError:
+    if not refusal.fields:
+        return RefusedError(printable(refusal.reason))
+    # Named from the other's point of view: what is theirs there is ours here.
+    return MismatchError(
+        refusal_text(peer, [Difference(f.field, f.theirs, f.ours) for f in refusal.fields[:MAX_FIELDS]])
+    )
+
+
+async def _say(link: Link, message: pb.ControlMessage) -> None:
+    # The other end may have come to its answer first and closed the link; what it said is still to be read.
+    with suppress(LinkClosed):
+        await link.control.send(encode_control(message))

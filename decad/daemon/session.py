@@ -12,6 +12,7 @@ from decad.daemon.fetch import FetchPort
 from decad.errors import LinkClosed, PeerError, ProtocolError
 from decad.wire.counters import ByteCounter
 from decad.wire.messages import decode_control, encode_control
+from decad.wire.reasons import printable
 from decad.wire.transport import Link
 
 BEACON_S = 0.5
@@ -157,7 +158,7 @@ class Session:
                 trip = None if sent_at is None else max(0.0, loop.time() - sent_at - beacon.echo_age_us / 1e6)
                 self._network.heard_beacon(self.peer, beacon, trip)
             elif kind == "refusal":
-                raise PeerError(f"peer {self.peer[:8]} closed the link: {message.refusal.reason[:200]}")
+                raise PeerError(f"peer {self.peer[:8]} closed the link: {printable(message.refusal.reason)}")
             elif kind in handlers:
                 handlers[kind](message)
             else:

@@ -1,4 +1,4 @@
-"""Why a connection failed, in words for people, from what gRPC says about it."""
+"""What other machines say, in words fit for people: why a connection failed, what a peer gives as its reason."""
 
 from __future__ import annotations
 
@@ -35,5 +35,10 @@ def plain_reason(code: str, details: str, *, linked: bool = False) -> str:
             return words
     if code in ("UNIMPLEMENTED", "UNKNOWN", "INTERNAL") or "http" in lowered:
         return "the other end is gone" if linked else "what answers there is not a decad peer"
-    shown = "".join(c for c in details if c.isprintable())[:_LONGEST]
+    shown = printable(details)
     return f"{shown} ({code})" if shown else code
+
+
+def printable(text: str) -> str:
+    """Text of another machine, shortened, without what could move a terminal's cursor."""
+    return "".join(c for c in text[:_LONGEST] if c.isprintable())
