@@ -294,6 +294,10 @@ def describe(proceed: Proceed, names: Callable[[str], str]) -> str:
     """Why a step went on without somebody, for people; empty if nobody was missing."""
     if not proceed.missing:
         return ""
-    who = ", ".join(names(p) for p in proceed.missing)
-    why = "did not answer before the deadline" if proceed.reason is Reason.DEADLINE else "left in mid-step"
+    who = ", ".join(sorted(map(names, proceed.missing)))
+    why = (
+        "did not answer before the deadline"
+        if proceed.reason is Reason.DEADLINE
+        else "left, or had gone on already"
+    )
     return f"went on without {who}: {why}"

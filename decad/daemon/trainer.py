@@ -240,7 +240,7 @@ class Trainer:
 
     def _tell_missing(self, step: int, said: str) -> None:
         """Once, until it changes: of a neighbour that is late at every step, one line is enough."""
-        if said and said != self._missing:
+        if said and said != self._missing and not self._stopping.is_set():
             self.notice(f"step {step} {said}.")
         self._missing = said
 
@@ -326,8 +326,9 @@ class Trainer:
                 return
             donors = self._network.donors()
             self.progress.activity = Activity.JOINING
+            count = "1 block" if len(missed) == 1 else f"{len(missed)} blocks"
             self.progress.waiting_for = (
-                f"{len(missed)} blocks from {', '.join(self._network.name_of(d) for d in donors)}"
+                f"{count} from {', '.join(sorted(map(self._network.name_of, donors)))}"
             )
             log.info("joining at step %d: fetching %s", highest, self.progress.waiting_for)
             if len(await fetch_blocks(donors, missed, self._take)) == len(missed):
