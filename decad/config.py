@@ -6,6 +6,7 @@ that set it. No torch here: `decad status` imports this module.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -164,6 +165,9 @@ class PeerConfig(BaseModel):
         return value
 
 
+KNOWN_SETTINGS = (RunSpec.model_fields.keys() | PeerConfig.model_fields.keys()) - MEASURED_FIELDS
+
+
 def split_address(address: str) -> tuple[str, int]:
     """``host:port`` or ``[v6]:port`` -> (host, port). Raises ValueError."""
     host, colon, port = address.rpartition(":")
@@ -183,7 +187,6 @@ def load_settings(
     """
     merged: dict[str, Any] = {}
     source: dict[str, str] = {}
-    known = RunSpec.model_fields.keys() | PeerConfig.model_fields.keys()
     for origin, settings in (
         *_toml_settings(toml),
         ("environment", {k[6:].lower(): v for k, v in environ.items() if k.startswith("DECAD_")}),
@@ -191,11 +194,8 @@ def load_settings(
     ):
         for key, value in settings.items():
             named = _spelling(key, origin)
-            if key not in known or key in MEASURED_FIELDS:
-                raise ConfigError(
-                    f"{named}: there is no such setting. Known settings: "
-                    f"{', '.join(sorted(known - MEASURED_FIELDS))}."
-                )
+            if key not in KNOWN_SETTINGS:
+                raise ConfigError(f"{named}: there is no such setting. {_settings_like(key)}")
             merged[key] = _listed(key, value) if isinstance(value, str) else value
             source[key] = named
     merged.setdefault("state_dir", default_state_dir())
@@ -210,11 +210,29 @@ def load_settings(
                 f"{key} is not set. Give --{key.replace('_', '-')}, set DECAD_{key.upper()}, "
                 f"or write {key} = ... in decad.toml."
             ) from None
-        reason = first["msg"].removeprefix("Value error, ")
         raise ConfigError(
-            f"{source.get(key, key)} = {merged.get(key)!r} is not accepted: {reason}."
+            f"{source.get(key, key)} = {_shown(merged.get(key))} is not accepted: {_reason(first['msg'])}."
         ) from None
     return spec, peer
+
+
+def _settings_like(key: str) -> str:
+    close = difflib.get_close_matches(key, sorted(KNOWN_SETTINGS), n=2)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known settings: {', '.join(sorted(KNOWN_SETTINGS))}."
+
+
+def _shown(value: Any) -> str:
+    return repr(",".join(map(str, value)) if isinstance(value, tuple | list) else value)
+
+
+def _reason(message: str) -> str:
+    """pydantic's words as the end of a sentence."""
+    message = message.removeprefix("Value error, ").partition(", unable to")[0].rstrip(".")
+    if message.startswith("String should match"):
+        return "use letters, digits, and . _ - only"
+    return message.replace("Input should", "it should").replace("String should", "it should")
 
 
 def _toml_settings(path: Path | None) -> list[tuple[str, dict[str, Any]]]:

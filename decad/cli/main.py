@@ -214,8 +214,12 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "decad"
+        click.echo(f"decad: {error.format_message()} See `{command} --help`.", err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"decad: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, Exception, BaseExceptionGroup) as raised:
         if debug:

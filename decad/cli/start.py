@@ -27,6 +27,8 @@ def start_daemon(flags: Mapping[str, Any], config: Path | None, debug: bool) -> 
         level=logging.WARNING,
     )
     logging.getLogger("decad").setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:  # what grpc's core has to say, decad says in words of its own
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     logging.getLogger("decad").info("starting")

@@ -207,7 +207,8 @@ class Network:
         except NetworkError as error:
             if self._config.interface:
                 self._fail(error)
-            self._no_mdns(error)
+            else:
+                self._no_mdns(error)
             return
         run = self.terms.spec.run
         any_run = "run" not in self.terms.set_fields and not self.terms.frozen
@@ -248,9 +249,10 @@ class Network:
             self.dials.was_myself(address, loop.time())
         except MismatchError as error:
             self.dials.failed(address, str(error), loop.time())
-            self.notice(str(error))
             if entry.found == "peers" and not self.terms.frozen:
                 self._fail(error)
+            else:
+                self.notice(str(error))
         except PeerError as error:
             self.dials.failed(address, _clause(error).removeprefix(f"{address}: "), loop.time())
 

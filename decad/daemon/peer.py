@@ -342,6 +342,11 @@ def _terms(spec: RunSpec, checkpoint: Checkpoint | None, config: PeerConfig) -> 
     saved = parse_spec(checkpoint.run.spec)
     verdict = agree(spec, set_now, False, "1", saved, frozenset(checkpoint.run.set_fields), True, "0")
     if isinstance(verdict, Refuse):
+        if any(f.field == "model_hash" for f in verdict.fields):
+            raise StateError(
+                f"The checkpoint in {config.state_dir} was trained from another base model than {config.model}. "
+                "Start with the one that it had, or give another directory with --state-dir to begin anew."
+            )
         listed = "; ".join(f"{f.field} is {f.mine} now and was {f.theirs}" for f in verdict.fields)
         raise StateError(
             f"The checkpoint in {config.state_dir} belongs to a run with other settings: {listed}. Start with the "

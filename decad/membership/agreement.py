@@ -80,7 +80,13 @@ def agree(
         return Adopt(theirs, frozenset(mine_set) | frozenset(their_set))
     if they_could:
         return Keep()
-    return Refuse(tuple(Difference(f, _text(a), _text(b)) for f, (a, b) in sorted(differing.items())))
+    # What one of us could adopt is in nobody's way.
+    contested = set(differing) if mine_trained and their_trained else set(differing) & MEASURED_FIELDS
+    if not mine_trained:
+        contested |= differing.keys() & set(mine_set)
+    if not their_trained:
+        contested |= differing.keys() & set(their_set)
+    return Refuse(tuple(Difference(f, *map(_text, differing[f])) for f in sorted(contested)))
 
 
 def parse_spec(text: str) -> RunSpec:

@@ -28,12 +28,13 @@ ROOT = Path(decad.__file__).parents[1]
 CLONE_NEWNET = 0x4000_0000
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Of a daemon under test: one thread, nothing of decad's from outside, the package that is tested."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("DECAD_")}
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return kept | threads | {"PYTHONPATH": path} | dict(extra or {})
+    # decad.cli.start sets the last one before it imports grpc, which a fork has imported already.
+    return kept | threads | {"PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"}
 
 
 class Nursery:
