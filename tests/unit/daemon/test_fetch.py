@@ -1,0 +1,370 @@
+"""Blocks for joiners: served whole, checked, asked of another donor when one fails; and no end of a link is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import torch
+from support.exchanges import settled
+from torch import Tensor
+
+from decad._proto import peer_pb2 as pb
+from decad.core.blocks import BlockPlan
+from decad.daemon import fetch
+from decad.daemon.fetch import Donation, FetchPort, ReadBlock, as_bytes, fetch_blocks
+from decad.errors import LinkClosed, PeerError, PoisonError, ProtocolError
+from decad.wire import messages
+from decad.wire.counters import ByteCounter
+from decad.wire.memory import MemoryNetwork, MemoryTransport
+from decad.wire.transport import Link
+
+ELEMENTS = 50
+PLAN = BlockPlan.build([(f"b{i}", [f"w{i}"]) for i in range(4)], {f"w{i}": (ELEMENTS,) for i in range(4)})
+
+
+def values_of(block: int) -> Tensor:
+    return torch.arange(ELEMENTS, dtype=torch.float32) + 100 * block
+
+
+async def give(block: int) -> Donation:
+    return Donation(values_of(block), step=7 + block, active=block == 1)
+
+
+async def give_nothing(block: int) -> Donation:
+    raise PeerError("this peer \x1b[2Jhas not begun to train")
+
+
+async def give_never(block: int) -> Donation:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class Ends:
+    """A link, and ports that run on its ends."""
+
+    def __init__(self, near: Link, far: Link) -> None:
+        self.near, self.far = near, far
+        self.counters: dict[FetchPort, tuple[ByteCounter, ByteCounter]] = {}
+        self._runs: dict[FetchPort, asyncio.Task[None]] = {}
+
+    def port(self, link: Link, read: ReadBlock = give) -> FetchPort:
+        sent, received = ByteCounter(), ByteCounter()
+        port = FetchPort(link.fetch, PLAN, read, sent, received)
+        self.counters[port] = sent, received
+        self._runs[port] = asyncio.create_task(self._run(port, link))
+        return port
+
+    async def _run(self, port: FetchPort, link: Link) -> None:
+        try:
+            await port.run()
+        finally:
+            await link.close()
+
+    async def error(self, port: FetchPort) -> PeerError:
+        """Why the port's link ended."""
+        async with asyncio.timeout(5):
+            await asyncio.wait({self._runs[port]})
+        failure: BaseException | None = self._runs.pop(port).exception()
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        assert isinstance(failure, PeerError)
+        return failure
+
+    async def close(self) -> None:
+        await self.near.close()
+        for run in self._runs.values():  # as a session does when its control channel ends
+            run.cancel()
+        await asyncio.gather(*self._runs.values(), return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight chunks a block, more than a channel's window."""
+    monkeypatch.setattr(fetch, "CHUNK_ELEMENTS", 7)
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[Ends]:
+    network = MemoryNetwork()
+    near, far = MemoryTransport(network, "near"), MemoryTransport(network, "far")
+    accepted: asyncio.Queue[Link] = asyncio.Queue()
+    over = asyncio.Event()
+
+    async def on_link(link: Link) -> None:
+        accepted.put_nowait(link)
+        await over.wait()
+
+    address = await far.listen("far:7700", on_link)
+    ends = Ends(await near.dial(address, 1), await accepted.get())
+    yield ends
+    await ends.close()
+    over.set()
+    await near.close()
+    await far.close()
+
+
+async def soon(awaitable: Awaitable[Donation]) -> Donation:
+    async with asyncio.timeout(5):
+        return await awaitable
+
+
+async def failure(port: FetchPort, block: int = 0) -> PeerError:
+    try:
+        await soon(port.fetch(block))
+    except PeerError as error:
+        return error
+    raise AssertionError("the fetch succeeded")
+
+
+async def test_a_block_comes_as_it_is(ends: Ends) -> None:
+    joiner, donor = ends.port(ends.near), ends.port(ends.far)
+    for block in (1, 0, 3):
+        donation = await soon(joiner.fetch(block))
+        assert torch.equal(donation.values, values_of(block))
+        assert (donation.step, donation.active) == (7 + block, block == 1)
+    sent, received = ends.counters[donor]
+    assert ends.counters[joiner] == (received, sent)
+    assert sent.fetch == sent.total > 3 * 4 * ELEMENTS
+
+
+async def test_both_ends_fetch_at_once(ends: Ends) -> None:
+    ports = ends.port(ends.near), ends.port(ends.far)
+
+    async def fetch_all(port: FetchPort) -> list[Tensor]:
+        return [(await soon(port.fetch(block))).values for block in range(4)]
+
+    for got in await asyncio.gather(*(fetch_all(port) for port in ports)):
+        assert torch.equal(torch.stack(got), torch.stack([values_of(b) for b in range(4)]))
+
+
+async def test_two_fetches_of_one_link_take_turns(ends: Ends) -> None:
+    joiner, _ = ends.port(ends.near), ends.port(ends.far)
+    got = await asyncio.gather(*(soon(joiner.fetch(block)) for block in range(4)))
+    assert [int(donation.values[0]) for donation in got] == [0, 100, 200, 300]
+
+
+async def test_a_donor_that_declines_says_why_and_may_be_asked_again(ends: Ends) -> None:
+    reads: list[ReadBlock] = [give_nothing, give]
+    joiner = ends.port(ends.near)
+    ends.port(ends.far, lambda block: reads.pop(0)(block))
+    assert "cannot give block 2: this peer [2Jhas not begun to train" in str(await failure(joiner, 2))
+    assert torch.equal((await soon(joiner.fetch(2))).values, values_of(2))
+
+
+async def test_values_that_are_not_finite_are_poison(ends: Ends) -> None:
+    async def poisoned(block: int) -> Donation:
+        return Donation(values_of(block).index_fill_(0, torch.tensor([3]), float("nan")), 0, False)
+
+    joiner, _ = ends.port(ends.near), ends.port(ends.far, poisoned)
+    assert isinstance(await failure(joiner), PoisonError)
+    assert isinstance(await ends.error(joiner), PoisonError)
+
+
+async def test_the_end_of_the_link_ends_a_fetch_at_once(ends: Ends) -> None:
+    joiner, _ = ends.port(ends.near), ends.port(ends.far, give_never)
+    fetching = asyncio.create_task(failure(joiner))
+    await settled()
+    await ends.far.close()
+    assert isinstance(await fetching, LinkClosed)
+    assert isinstance(await failure(joiner), LinkClosed)  # nor is it asked in vain later
+
+
+async def test_a_silent_donor_is_given_up_and_hung_up_on(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "FIRST_PATIENCE_S", 0.05)
+    joiner, _ = ends.port(ends.near), ends.port(ends.far, give_never)
+    error = await failure(joiner)
+    assert "sent nothing" in str(error)
+    assert await ends.error(joiner) is error
+    assert isinstance(await failure(joiner), LinkClosed)
+
+
+async def test_a_fetch_that_is_cancelled_ends_the_link(ends: Ends) -> None:
+    joiner, _ = ends.port(ends.near), ends.port(ends.far, give_never)
+    fetching = asyncio.create_task(joiner.fetch(0))
+    await settled()
+    fetching.cancel()
+    await asyncio.wait({fetching})
+    assert isinstance(await ends.error(joiner), LinkClosed)
+
+
+async def test_a_request_for_no_block_ends_the_link(ends: Ends) -> None:
+    donor = ends.port(ends.near)
+    await ends.far.fetch.send(pb.FetchMessage(request=pb.FetchRequest(block=4)).SerializeToString())
+    assert isinstance(await ends.error(donor), ProtocolError)
+
+
+async def test_garbage_ends_the_link(ends: Ends) -> None:
+    port = ends.port(ends.near)
+    await ends.far.fetch.send(b"\xff" * 9)
+    assert isinstance(await ends.error(port), ProtocolError)
+
+
+async def test_what_nobody_asked_for_is_dropped(ends: Ends) -> None:
+    port = ends.port(ends.near)
+    for number in range(20):
+        await ends.far.fetch.send(messages.fetch_chunk(number, as_bytes(values_of(0))))
+    await settled()
+    ends.port(ends.far)
+    assert torch.equal((await soon(port.fetch(0))).values, values_of(0))
+
+
+async def test_more_requests_than_are_served_are_not_kept(ends: Ends) -> None:
+    reads = 0
+
+    async def counted(block: int) -> Donation:
+        nonlocal reads
+        reads += 1
+        return await give_never(block)
+
+    ends.port(ends.near, counted)
+    request = pb.FetchMessage(request=pb.FetchRequest(block=0)).SerializeToString()
+    taken = 0
+
+    async def flood() -> None:
+        nonlocal taken
+        while True:
+            await ends.far.fetch.send(request)
+            taken += 1
+
+    flooding = asyncio.create_task(flood())
+    await settled()
+    assert not flooding.done()
+    assert taken < 10
+    assert reads == 1
+    flooding.cancel()
+
+
+# -- a donor whose answers are written by hand --------------------------------------------------------------
+
+
+def header(**changed: int | bytes) -> bytes:
+    fields: dict[str, int | bytes] = {
+        "block": 0,
+        "elements": ELEMENTS,
+        "sha256": hashlib.sha256(as_bytes(values_of(0))).digest(),
+        **changed,
+    }
+    return pb.FetchMessage(header=pb.FetchHeader(**fields)).SerializeToString()  # type: ignore[arg-type]  # by name
+
+
+def chunk(index: int, values: Tensor | None = None) -> bytes:
+    piece = values_of(0)[7 * index : 7 * index + 7] if values is None else values
+    return messages.fetch_chunk(index, as_bytes(piece))
+
+
+WHOLE = [chunk(index) for index in range(8)]
+
+
+async def answer(ends: Ends, *parts: bytes) -> None:
+    await ends.far.fetch.receive()
+    for part in parts:
+        await ends.far.fetch.send(part)
+
+
+async def test_an_answer_by_hand_is_taken(ends: Ends) -> None:
+    joiner = ends.port(ends.near)
+    _, donation = await asyncio.gather(answer(ends, header(), *WHOLE), soon(joiner.fetch(0)))
+    assert torch.equal(donation.values, values_of(0))
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [
+        ([header(sha256=b"x" * 32), *WHOLE], PoisonError),
+        ([header(), chunk(0, values_of(1)[:7]), *WHOLE[1:]], PoisonError),
+        ([header(block=1)], ProtocolError),
+        ([header(elements=ELEMENTS - 1)], ProtocolError),
+        ([header(elements=1 << 60)], ProtocolError),
+        ([WHOLE[0]], ProtocolError),
+        ([header(), WHOLE[1]], ProtocolError),
+        ([header(), header()], ProtocolError),
+        ([header(), chunk(0, values_of(0)[:6])], ProtocolError),
+        ([header(), chunk(0, values_of(0)[:8])], ProtocolError),
+    ],
+)
+async def test_a_bad_answer_fails_the_fetch_and_ends_the_link(
+    ends: Ends, parts: list[bytes], kind: type[PeerError]
+) -> None:
+    joiner = ends.port(ends.near)
+    _, error = await asyncio.gather(answer(ends, *parts), failure(joiner))
+    assert type(error) is kind
+    assert await ends.error(joiner) is error
+
+
+# -- several donors -----------------------------------------------------------------------------------------
+
+
+class Port(FetchPort):
+    """A donor without a link: gives ``good`` blocks, then fails; waits for ``go`` before each answer."""
+
+    def __init__(self, good: int = 1 << 30, go: asyncio.Event | None = None) -> None:
+        self.asked: list[int] = []
+        self._good, self._go = good, go
+
+    async def fetch(self, block: int) -> Donation:
+        self.asked.append(block)
+        if self._go is not None:
+            await self._go.wait()
+        await asyncio.sleep(0)
+        if len(self.asked) > self._good:
+            raise PoisonError("damaged")
+        return await give(block)
+
+
+Take = Callable[[int, Donation], Awaitable[None]]
+
+
+def into(taken: dict[int, Donation]) -> Take:
+    async def take(block: int, donation: Donation) -> None:
+        assert block not in taken
+        taken[block] = donation
+
+    return take
+
+
+async def test_blocks_come_from_all_donors() -> None:
+    ports = {name: Port() for name in "abc"}
+    taken: dict[int, Donation] = {}
+    assert await fetch_blocks(ports, range(30), into(taken)) == []
+    assert sorted(taken) == list(range(30))
+    assert all(len(port.asked) >= 5 for port in ports.values())
+
+
+async def test_a_donor_that_fails_is_asked_no_more_and_another_gives_its_block() -> None:
+    bad, good = Port(good=1), Port()
+    taken: dict[int, Donation] = {}
+    assert await fetch_blocks({"bad": bad, "good": good}, range(6), into(taken)) == []
+    assert sorted(taken) == list(range(6))
+    assert len(bad.asked) == 2
+
+
+async def test_a_donor_that_fails_last_is_made_up_for_by_those_who_have_finished() -> None:
+    go = asyncio.Event()
+    bad, good = Port(good=0, go=go), Port()
+    taken: dict[int, Donation] = {}
+    fetching = asyncio.create_task(fetch_blocks({"bad": bad, "good": good}, range(3), into(taken)))
+    await settled()
+    assert len(taken) == 2
+    go.set()
+    assert await fetching == []
+    assert sorted(taken) == [0, 1, 2]
+
+
+async def test_what_nobody_can_give_is_returned() -> None:
+    taken: dict[int, Donation] = {}
+    left = await fetch_blocks({"a": Port(good=1), "b": Port(good=1)}, range(5), into(taken))
+    assert sorted([*left, *taken]) == list(range(5))
+    assert len(taken) == 2
+    assert await fetch_blocks({}, range(5), into(taken)) == list(range(5))
+
+
+async def test_giving_up_the_whole_gives_up_every_fetch() -> None:
+    ports = {name: Port(go=asyncio.Event()) for name in "ab"}
+    fetching = asyncio.create_task(fetch_blocks(ports, range(5), into({})))
+    await settled()
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
