@@ -40,8 +40,8 @@ def plain_losses(module: Any, batch: Tensor) -> Tensor:
 
 @pytest.fixture
 def long_batch() -> Tensor:
-    """2 x 100 predictions, so that the chunks of 128 are used."""
-    return torch.randint(0, 300, (2, 101), generator=torch.Generator().manual_seed(2))
+    """3 x 100 predictions, so that the chunks of 256 are used."""
+    return torch.randint(0, 300, (3, 101), generator=torch.Generator().manual_seed(2))
 
 
 def test_every_architecture_that_is_accepted_is_tested() -> None:
