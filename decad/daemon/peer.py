@@ -214,29 +214,28 @@ class Peer:
         while not self._stop.is_set():
             if network.fatal.done():
                 network.fatal.result()
-            waited = loop.time() - begun
+            waited, unmet = loop.time() - begun, _unmet(network)
+            not_reached = f"; not reached: {unmet}" if unmet else ""
             if config.min_peers:
                 if network.linked >= config.min_peers and not network.undecided:
                     break
                 progress.waiting_for = (
-                    f"{config.min_peers} neighbours, {network.linked} so far{_unmet(network)}"
+                    f"neighbours ({config.min_peers} wanted, {network.linked} here){not_reached}"
                 )
             elif not config.mdns and not config.peers:
                 break
             else:
-                progress.waiting_for = "peers to be found" + _unmet(network)
+                progress.waiting_for = f"peers to be found{not_reached}"
                 if waited >= SETTLE_S and not network.undecided and (network.linked or not config.peers):
                     break
                 if waited >= REACH_S and not network.linked:
                     if not resumed:
                         raise NetworkError(
-                            f"None of --peers could be reached within {REACH_S:.0f} s{_unmet(network)}. Check the "
-                            "addresses and that decad runs there; or start without --peers to be the first, or with "
+                            f"None of --peers could be reached within {REACH_S:.0f} s: {unmet}. Check the addresses "
+                            "and that decad runs there; or start without --peers to be the first, or with "
                             "--min-peers 1 to wait for them."
                         )
-                    network.notice(
-                        f"None of --peers can be reached{_unmet(network)}: training alone meanwhile."
-                    )
+                    network.notice(f"None of --peers can be reached: {unmet}. Training alone meanwhile.")
                     break
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
@@ -356,8 +355,7 @@ def _terms(spec: RunSpec, checkpoint: Checkpoint | None, config: PeerConfig) -> 
 
 
 def _unmet(network: Network) -> str:
-    unmet = [f"{address} ({reason or 'not answered yet'})" for address, reason in network.unreachable()]
-    return f"; not reached: {', '.join(unmet)}" if unmet else ""
+    return ", ".join(f"{address} ({reason or 'no answer yet'})" for address, reason in network.unreachable())
 
 
 def _check_exposure(config: PeerConfig) -> None:

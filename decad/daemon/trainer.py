@@ -342,7 +342,7 @@ class Trainer:
         while not self._stopping.is_set() and not self._network.gathered(wanted):
             self.progress.activity = Activity.WAITING
             here = self._network.training_peers
-            self.progress.waiting_for = f"{wanted} neighbours that train, {here} so far"
+            self.progress.waiting_for = f"neighbours that train ({wanted} wanted, {here} here)"
             await self._network.wait_change()
             await self._answer_save_requests()
         self.progress.waiting_for = ""

@@ -51,6 +51,15 @@ def test_one_set_field_among_the_differing_is_enough_to_refuse() -> None:
     assert verdict == Refuse((Difference("lr", "0.0002", "0.0003"), Difference("seed", "0", "7")))
 
 
+def test_a_refusal_leaves_out_what_could_be_adopted() -> None:
+    joiner, running = RunSpec(run="other"), RunSpec(run="one", lr=3e-4, seed=7)
+    expected = Refuse((Difference("run", "other", "one"),))
+    assert agree(joiner, {"run"}, False, LOW, running, {"run", "lr"}, True, HIGH) == expected
+    assert agree(running, {"run", "lr"}, True, HIGH, joiner, {"run"}, False, LOW) == Refuse(
+        (Difference("run", "one", "other"),)
+    )
+
+
 @pytest.mark.parametrize("field", ["model_hash", "plan_hash"])
 def test_what_was_measured_cannot_be_adopted(field: str) -> None:
     mine, theirs = RunSpec.model_validate({field: "a"}), RunSpec.model_validate({field: "b"})
