@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
 from decad._proto import peer_pb2 as pb
@@ -21,7 +22,7 @@ BEACON_GAP_S = 0.05
 """Shortest: steps of a few milliseconds need not be told one by one."""
 BEACONS_REMEMBERED = 32
 LAST_WORDS_S = 0.5
-"""How long the control channel is read on after another channel of the link has ended."""
+"""How long at most the control channel is read on after another channel of the link has ended."""
 QUEUE = 64
 """Control messages waiting for a link: it is closed when a peer takes in none of so many."""
 
@@ -60,6 +61,8 @@ class Session:
         self._heard: tuple[int, float] | None = None
         self._beaconed = -1.0
         self._neighbour: Neighbour | None = None
+        self._heard_out = asyncio.Event()
+        """Set when the control channel has ended."""
         self.ended = asyncio.Event()
         """Set once nothing of this session is left at the exchange."""
 
@@ -77,7 +80,7 @@ class Session:
                     self._exchange.receive(neighbour, self.link.blocks),
                     self.fetch.run(),
                 ):
-                    group.create_task(_after_last_words(work))
+                    group.create_task(self._until_last_words(work))
         except* PeerError as group_error:
             raise first_peer_error(group_error) from None
         finally:
@@ -111,6 +114,20 @@ class Session:
         finally:
             for wait in waits:
                 wait.cancel()
+
+    async def _until_last_words(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work``; if it finds the link closed, hear the control channel out before saying so.
+
+        Of three channels that end together any may be seen to end first, and the goodbye is on the control channel.
+        """
+        try:
+            await work
+        except* LinkClosed:
+            self.leave()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await self._heard_out.wait()
+            raise
 
     async def _write_control(self) -> None:
         while True:
@@ -147,7 +164,11 @@ class Session:
             "goodbye": lambda m: self._network.heard_goodbye(self.peer, m.goodbye),
         }
         while True:
-            raw = await self.link.control.receive()
+            try:
+                raw = await self.link.control.receive()
+            except LinkClosed:
+                self._heard_out.set()
+                raise
             self._received.count(len(raw))
             message = decode_control(raw)
             kind = message.WhichOneof("kind") or ""
@@ -163,18 +184,6 @@ class Session:
                 handlers[kind](message)
             else:
                 raise ProtocolError(f"peer {self.peer[:8]} sent {kind} on an established link; it is closed.")
-
-
-async def _after_last_words(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work``; if it finds the link closed, wait a little before saying so.
-
-    Of three channels that end together any may be seen to end first, and the goodbye is on the control channel.
-    """
-    try:
-        await work
-    except* LinkClosed:
-        await asyncio.sleep(LAST_WORDS_S)
-        raise
 
 
 def first_peer_error(group: BaseExceptionGroup[PeerError]) -> PeerError:
