@@ -24,18 +24,38 @@ def neighbours_json(reply: pb.StatusReply) -> str:
 
 def status(reply: pb.StatusReply) -> str:
     """For people."""
+    lines = [
+        f"{name:<11}{value}" for name, value in (_loading(reply) if not reply.listen else _running(reply))
+    ]
+    if reply.listen:
+        lines += ["", neighbours(reply)]
+    if reply.notices:
+        lines += ["", "notices"]
+        lines += [f"  {_duration(notice.age_s)} ago: {notice.text}" for notice in reply.notices[-5:]]
+    return "\n".join(lines)
+
+
+def _loading(reply: pb.StatusReply) -> list[tuple[str, str]]:
+    return [
+        ("peer", f"{reply.name or 'without a name'}, process {reply.pid}, up {_duration(reply.uptime_s)}"),
+        ("doing", _doing(reply)),
+        ("memory", _size(reply.training.memory_bytes)),
+    ]
+
+
+def _running(reply: pb.StatusReply) -> list[tuple[str, str]]:
     p, t = reply.progress, reply.training
     who = f"{reply.name} ({reply.peer_id[:8]})" if reply.name else reply.peer_id[:8]
     total = f" of {p.steps_total}, {p.percent:.1f} %" if p.steps_total else ""
     eta = f", {_duration(p.eta_s)} left" if p.eta_s >= 0 and p.steps_total else ""
-    rows = [
+    return [
         ("peer", f"{who}, process {reply.pid}, up {_duration(reply.uptime_s)}"),
         ("run", f"{reply.run} ({reply.fingerprint[:8]})"),
         (
             "listens on",
             f"{reply.listen}{', links are not encrypted' if reply.insecure else ''}; mDNS {reply.mdns}",
         ),
-        ("doing", reply.activity + (f": waiting for {reply.waiting_for}" if reply.waiting_for else "")),
+        ("doing", _doing(reply)),
         ("step", f"{p.step}{total}{eta}"),
         (
             "place",
@@ -59,12 +79,10 @@ def status(reply: pb.StatusReply) -> str:
             f"{t.steps_taken} taken, {t.steps_incomplete} with somebody missing, {t.steps_skipped} skipped",
         ),
     ]
-    lines = [f"{name:<11}{value}" for name, value in rows]
-    lines += ["", neighbours(reply)]
-    if reply.notices:
-        lines += ["", "notices"]
-        lines += [f"  {_duration(notice.age_s)} ago: {notice.text}" for notice in reply.notices[-5:]]
-    return "\n".join(lines)
+
+
+def _doing(reply: pb.StatusReply) -> str:
+    return reply.activity + (f": waiting for {reply.waiting_for}" if reply.waiting_for else "")
 
 
 def neighbours(reply: pb.StatusReply) -> str:

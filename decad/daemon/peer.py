@@ -96,6 +96,8 @@ class Peer:
             loading.cancel()
         if loaded:
             await self._train(device, compute, *loading.result())
+        else:
+            log.info("stopped before it took a step: there is nothing to save")
 
     async def _load(
         self, device: torch.device, compute: ComputeThread
@@ -174,7 +176,9 @@ class Peer:
             async with _beside(network.run(), _report(board)):
                 try:
                     await self._settle(network, checkpoint is not None)
-                    if not self._stop.is_set():
+                    if self._stop.is_set():
+                        log.info("stopped before it took a step: there is nothing to save")
+                    else:
                         network.freeze()
                         if terms.spec.seed != seed:
                             data = await compute.run(self._load_data, terms.spec.seed, model)
@@ -281,7 +285,7 @@ def run_peer(spec: RunSpec, config: PeerConfig) -> None:
             os._exit(128 + number)
 
         def stop(number: signal.Signals) -> None:
-            log.info("%s: saving the last completed step; once more to exit at once", number.name)
+            log.info("%s: stopping; a second one exits at once", number.name)
             for again in numbers:
                 loop.add_signal_handler(again, leave, again)
             peer.stop()

@@ -173,7 +173,7 @@ class Trainer:
             await self._save()
             log.info("%s at step %d, which is saved in %s", why, self.progress.step, self._config.state_dir)
         else:  # a checkpoint of nothing would only pin the settings of the next start
-            log.info("%s before the first step: there is nothing to save", why)
+            log.info("%s before it took a step: there is nothing to save", why)
         await self._answer_save_requests()
 
     async def save(self) -> int:
