@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,12 +49,22 @@ REPORT_S = 10.0
 POLL_S = 0.2
 
 
+ModelLoader = Callable[[Path, torch.device, torch.dtype], TrainableModel]
+
+
 class Peer:
     """One peer of a run, from its settings to its last checkpoint."""
 
-    def __init__(self, spec: RunSpec, config: PeerConfig, transport: Transport | None = None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        config: PeerConfig,
+        transport: Transport | None = None,
+        load_model: ModelLoader = TrainableModel.load,
+    ) -> None:
         self._spec, self._config = spec, config
         self._transport = transport or GrpcTransport()
+        self._load_model = load_model
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
         self._board: StatusBoard | None = None
@@ -106,7 +117,7 @@ class Peer:
         log.info("loading %s", config.model)
         self._progress.waiting_for = f"the model {config.model} to be loaded"
         model = await compute.run(
-            TrainableModel.load, config.model, device, choose_dtype(config.dtype, device)
+            self._load_model, config.model, device, choose_dtype(config.dtype, device)
         )
         spec = self._spec.model_copy(
             update={"model_hash": model.model_hash, "plan_hash": model.plan.fingerprint}
