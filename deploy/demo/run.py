@@ -26,7 +26,7 @@ MODEL = WORK / "SmolLM2-135M-Instruct"
 DOMAINS = ("bible", "devil", "jargon")
 TEST_SHARE = 0.1
 """Of every corpus; no peer trains on it."""
-SEQ_LEN, BATCH, INNER_STEPS, TEST_SEQUENCES = 128, 2, 2, 24
+SEQ_LEN, BATCH, INNER_STEPS, TEST_SEQUENCES = 128, 2, 2, 16
 RATE = "6e-4"
 
 
