@@ -178,6 +178,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself can be meant; a name other than localhost never is."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def load_settings(
     flags: Mapping[str, Any], toml: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> tuple[RunSpec, PeerConfig]:

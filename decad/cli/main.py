@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +12,43 @@ from typing import Any
 import click
 
 from decad import __version__
-from decad.errors import DecadError, InternalError
+from decad.errors import ConfigError, DecadError, InternalError
 from decad.paths import default_state_dir
+
+
+def _from_toml(key: str) -> Path | None:
+    """What ./decad.toml says of a path: a machine that has its settings there need not be told again."""
+    try:
+        value = tomllib.loads(Path("decad.toml").read_text(encoding="utf-8")).get(key)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"decad.toml cannot be read: {error}.") from None
+    return Path(value) if isinstance(value, str) else None
+
+
+def _needed(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+    if value is None:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return value
+
 
 STATE_DIR = click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
-    default=default_state_dir,
+    default=lambda: _from_toml("state_dir") or default_state_dir(),
     envvar="DECAD_STATE_DIR",
-    show_default="$XDG_STATE_HOME/decad",
+    show_default="of decad.toml, else $XDG_STATE_HOME/decad",
     help="State directory of the daemon to talk to.",
+)
+MODEL = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default=lambda: _from_toml("model"),
+    callback=_needed,
+    envvar="DECAD_MODEL",
+    show_default="of decad.toml",
+    help="The base model.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
@@ -37,54 +65,51 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = debug
 
 
+_SETTINGS = (
+    ("--run", "NAME", "Name of the run: peers of other runs are ignored.  [default: default]"),
+    ("--model", "DIR", "The base model, a Hugging Face directory."),
+    ("--data", "PATHS", "Text files or directories, separated by commas. They never leave this machine."),
+    ("--state-dir", "DIR", "Identity, checkpoints, control socket.  [default: $XDG_STATE_HOME/decad]"),
+    ("--listen", "HOST:PORT", "Where peers may connect; port 0 picks a free one.  [default: 127.0.0.1:0]"),
+    ("--peers", "HOST:PORT,...", "Peers to dial; one that is reachable is enough."),
+    ("--name", "NAME", "Shown to the other peers.  [default: the id]"),
+    ("--steps", "N", "Stop when the run's step reaches this.  [default: run until stopped]"),
+    ("--min-peers", "N", "Wait for so many neighbours before the first step.  [default: 0]"),
+    ("--interface", "NAME", "Network interface for mDNS, by name or address."),
+    ("--overlay", "KIND", "full, ring, exponential or edges:A-B,B-C.  [default: full]"),
+    ("--inner-steps", "N", "Steps of one block phase (R).  [default: 20]"),
+    ("--order", "ORDER", "descending, ascending or shuffled.  [default: descending]"),
+    ("--lr", "RATE", "Peak learning rate.  [default: 1e-4]"),
+    ("--schedule", "KIND", "constant, linear:STEPS[:FLOOR] or cosine:STEPS[:FLOOR].  [default: constant]"),
+    ("--moments", "RULE", "rowwise, gossip, signal or none.  [default: rowwise]"),
+    ("--encoding", "KIND", "fp32 or bf16-delta (half the bytes).  [default: fp32]"),
+    ("--weight-decay", "RATE", "Decoupled weight decay.  [default: 0]"),
+    ("--clip", "NORM", "Largest gradient norm of the block; 0 does not clip.  [default: 0]"),
+    ("--beta1", "DECAY", "Of the first moment.  [default: 0.9]"),
+    ("--beta2", "DECAY", "Of the second moment.  [default: 0.999]"),
+    ("--eps", "X", "Adam's epsilon.  [default: 1e-8]"),
+    ("--eval-every", "N", "Steps between evaluations; 0: every round.  [default: 0]"),
+    ("--seq-len", "N", "Tokens of a sequence.  [default: 512]"),
+    ("--batch-size", "N", "Sequences of a step.  [default: 4]"),
+    ("--seed", "N", "Of the visiting order and the data's order.  [default: 0]"),
+    ("--device", "NAME", "auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
+    ("--dtype", "NAME", "auto, float32 or bfloat16.  [default: auto]"),
+    ("--threads", "N", "Compute threads; 0: torch's choice.  [default: 0]"),
+    ("--held-out", "SHARE", "Share of the data kept for evaluation.  [default: 0.1]"),
+    ("--eval-batches", "N", "At most so many batches in an evaluation.  [default: 16]"),
+)
+_SWITCHES = (
+    ("--mdns/--no-mdns", "Find peers by multicast DNS.  [default: mdns]"),
+    ("--insecure", "Allow links beyond this machine though they are not encrypted."),
+)
+
+
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """The flags of `decad start`, one for each setting; values are checked with those of file and environment."""
-    flags: list[tuple[str, dict[str, Any]]] = [
-        ("--run", {"help": "Name of the run: peers of other runs are ignored.  [default: default]"}),
-        ("--model", {"help": "Directory of the base model (Hugging Face format)."}),
-        (
-            "--data",
-            {"help": "Text files or directories, separated by commas. They never leave this machine."},
-        ),
-        ("--state-dir", {"help": "Identity, checkpoints, control socket.  [default: $XDG_STATE_HOME/decad]"}),
-        ("--listen", {"help": "host:port for links from peers.  [default: 127.0.0.1:0]"}),
-        ("--peers", {"help": "host:port of peers to dial, separated by commas; one is enough."}),
-        ("--name", {"help": "Shown to the other peers.  [default: the id]"}),
-        ("--steps", {"help": "Stop when the run's step reaches this.  [default: run until stopped]"}),
-        ("--min-peers", {"help": "Wait for so many neighbours before the first step.  [default: 0]"}),
-        ("--mdns/--no-mdns", {"default": None, "help": "Find peers by multicast DNS.  [default: mdns]"}),
-        ("--interface", {"help": "Network interface for mDNS, by name or address."}),
-        (
-            "--insecure",
-            {"is_flag": True, "default": None, "help": "Listen beyond this machine without encryption."},
-        ),
-        ("--overlay", {"help": "full, ring, exponential or edges:A-B,B-C.  [default: full]"}),
-        ("--inner-steps", {"help": "Steps of one block phase (R).  [default: 20]"}),
-        ("--order", {"help": "descending, ascending or shuffled.  [default: descending]"}),
-        ("--lr", {"help": "Peak learning rate.  [default: 1e-4]"}),
-        (
-            "--schedule",
-            {"help": "constant, linear:STEPS[:FLOOR], cosine:STEPS[:FLOOR].  [default: constant]"},
-        ),
-        ("--moments", {"help": "rowwise, gossip, signal or none.  [default: rowwise]"}),
-        ("--encoding", {"help": "fp32 or bf16-delta (half the bytes).  [default: fp32]"}),
-        ("--weight-decay", {"help": "Decoupled weight decay.  [default: 0]"}),
-        ("--clip", {"help": "Largest gradient norm of the block; 0 does not clip.  [default: 0]"}),
-        ("--beta1", {"help": "Decay of the first moment.  [default: 0.9]"}),
-        ("--beta2", {"help": "Decay of the second moment.  [default: 0.999]"}),
-        ("--eps", {"help": "Adam's epsilon.  [default: 1e-8]"}),
-        ("--eval-every", {"help": "Steps between evaluations; 0: every round.  [default: 0]"}),
-        ("--seq-len", {"help": "Tokens of a sequence.  [default: 512]"}),
-        ("--batch-size", {"help": "Sequences of a step.  [default: 4]"}),
-        ("--seed", {"help": "Of the visiting order and the data's order.  [default: 0]"}),
-        ("--device", {"help": "auto, cpu, cuda, cuda:N or mps.  [default: auto]"}),
-        ("--dtype", {"help": "auto, float32 or bfloat16.  [default: auto]"}),
-        ("--threads", {"help": "Compute threads; 0: torch's choice.  [default: 0]"}),
-        ("--held-out", {"help": "Share of the data kept for evaluation.  [default: 0.1]"}),
-        ("--eval-batches", {"help": "At most so many batches in an evaluation.  [default: 16]"}),
-    ]
-    for name, options in reversed(flags):
-        command = click.option(name, **options)(command)
+    for name, help_ in reversed(_SWITCHES):
+        command = click.option(name, is_flag=True, default=None, help=help_)(command)
+    for name, metavar, help_ in reversed(_SETTINGS):
+        command = click.option(name, metavar=metavar, help=help_)(command)
     return command
 
 
@@ -96,8 +121,8 @@ def start(debug: bool, /, config: Path | None, **flags: Any) -> None:
     """Run this machine's peer in the foreground until it is done or stopped.
 
     \b
-    The first machine:   decad start --model DIR --data notes.txt --listen 0.0.0.0:7700 --insecure
-    Every other one:     decad start --model DIR --data mine.txt --peers first:7700
+    The first machine:  decad start --model DIR --data TEXT --listen 0.0.0.0:7700 --insecure
+    Every other one:    the same, and --peers FIRST:7700 where mDNS does not find the others
 
     Settings come from decad.toml, then DECAD_* variables, then flags; later ones win. What all peers must
     agree on and this machine leaves unset is taken from the first peer it meets. Start again with the same
@@ -145,9 +170,7 @@ def stop(state_dir: Path, timeout: float) -> None:
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @STATE_DIR
-@click.option(
-    "--model", type=click.Path(path_type=Path), required=True, envvar="DECAD_MODEL", help="The base model."
-)
+@MODEL
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16"]),
@@ -166,9 +189,7 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 
 
 @cli.command("eval")
-@click.option(
-    "--model", type=click.Path(path_type=Path), required=True, envvar="DECAD_MODEL", help="The base model."
-)
+@MODEL
 @click.option("--data", required=True, help="Text files or directories, separated by commas.")
 @click.option(
     "--state-dir",
@@ -178,11 +199,11 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 )
 @click.option("--name", default="", help="--name of the peer whose held-out split is meant.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the run, for the held-out split.")
-@click.option("--seq-len", default=512, show_default=True)
-@click.option("--batch-size", default=4, show_default=True)
+@click.option("--seq-len", default=512, show_default=True, help="Tokens of a sequence.")
+@click.option("--batch-size", default=4, show_default=True, help="Sequences of a batch.")
 @click.option("--held-out", default=0.1, show_default=True, help="Share of the data that is held out.")
 @click.option("--batches", default=16, show_default=True, help="At most so many batches.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @JSON
 def evaluate(**options: Any) -> None:
     """Held-out loss of the base model, or of a peer's fine-tuned one, on text files."""
@@ -199,7 +220,13 @@ def model() -> None:
 @model.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the written weights.",
+)
 def import_(file: Path, directory: Path, dtype: str) -> None:
     """Turn a GGUF FILE into a plain model DIRECTORY that decad can train."""
     from decad.cli.results import import_model
@@ -211,9 +238,12 @@ def main() -> None:
     """Entry point: errors as one paragraph on stderr, and their exit code."""
     debug = "--debug" in sys.argv[1:]
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="decad", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "decad"
         click.echo(f"decad: {error.format_message()} See `{command} --help`.", err=True)

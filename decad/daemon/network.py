@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from decad._proto import peer_pb2 as pb
-from decad.config import PROTOCOL_VERSION, PeerConfig, RunSpec, split_address
+from decad.config import PROTOCOL_VERSION, PeerConfig, RunSpec, is_loopback, split_address
 from decad.core.blocks import BlockPlan
 from decad.core.overlay import neighbours
 from decad.daemon.exchange import Exchange
@@ -395,9 +395,11 @@ class Network:
 
     @staticmethod
     def _address_of(link: Link, hello: pb.Hello) -> str:
-        if not hello.listen_port:
+        """Where others may reach the peer at the other end; empty if they cannot."""
+        here = split_address(link.address)[0]
+        host = hello.listen_host[:64] or here
+        if not hello.listen_port or (is_loopback(host) and not is_loopback(here)):
             return ""
-        host = hello.listen_host[:64] or split_address(link.address)[0]
         return f"[{host}]:{hello.listen_port}" if ":" in host else f"{host}:{hello.listen_port}"
 
     # -- what neighbours tell -------------------------------------------------------------------------------

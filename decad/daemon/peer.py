@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from decad._proto.control_pb2 import StatusReply
-from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec, split_address
+from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec, is_loopback, split_address
 from decad.daemon.compute import ComputeThread
 from decad.daemon.control import control_service
 from decad.daemon.device import choose_device, choose_dtype
@@ -116,9 +116,7 @@ class Peer:
         config = self._config
         log.info("loading %s", config.model)
         self._progress.waiting_for = f"the model {config.model} to be loaded"
-        model = await compute.run(
-            self._load_model, config.model, device, choose_dtype(config.dtype, device)
-        )
+        model = await compute.run(self._load_model, config.model, device, choose_dtype(config.dtype, device))
         spec = self._spec.model_copy(
             update={"model_hash": model.model_hash, "plan_hash": model.plan.fingerprint}
         )
@@ -184,6 +182,8 @@ class Peer:
         await network.listen()
         try:
             log.info("peer %s listens on %s", identity.peer_id[:8], network.listening)
+            if hidden := _half_hidden(config):
+                network.notice(hidden)
             async with _beside(network.run(), _report(board)):
                 try:
                     await self._settle(network, checkpoint is not None)
@@ -374,12 +374,22 @@ def _unmet(network: Network) -> str:
 
 
 def _check_exposure(config: PeerConfig) -> None:
-    host, _ = split_address(config.listen)
-    if not config.insecure and host not in ("localhost", "::1") and not host.startswith("127."):
+    if not config.insecure and not is_loopback(split_address(config.listen)[0]):
         raise ConfigError(
             f"--listen {config.listen} would accept links from other machines, and links are neither encrypted nor "
             "authenticated yet. Listen on 127.0.0.1, or accept that on a network you trust with --insecure."
         )
+
+
+def _half_hidden(config: PeerConfig) -> str:
+    """What to say to who dials other machines but cannot be dialled by them; empty if all is well."""
+    far = [address for address in config.peers if not is_loopback(split_address(address)[0])]
+    if not far or not is_loopback(split_address(config.listen)[0]):
+        return ""
+    return (
+        f"This peer dials {far[0]}, but listens at {config.listen}, where no other machine can reach it: it mixes "
+        "with those only that it dials itself. To join all of them, start it with --listen 0.0.0.0:0 --insecure."
+    )
 
 
 def _check_length(seq_len: int, model: TrainableModel) -> None:
