@@ -359,6 +359,8 @@ class Trainer:
         return [b for b, phase in latest.items() if phase is not None and mine.get(b, -1) < phase]
 
     async def _take(self, block: int, donation: Donation) -> None:
+        if self._resumed is not None and self._resumed.block == block:
+            self._resumed = None  # its phase has passed: this copy is newer
         await self._compute.run(self._model.set_block, block, donation.values)
         here = self.schedule.position(donation.step)
         active = here.block == block and donation.active
