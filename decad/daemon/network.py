@@ -98,9 +98,12 @@ class Network:
         return mixing_edges(self._identity.peer_id, self.terms.spec.overlay, self._names(), mine, views)
 
     def highest_step(self) -> int | None:
-        """The furthest step among the training neighbours; None without any."""
-        steps = [self.table[peer].step for peer in self.table.mixing]
-        return max(steps, default=None)
+        """The furthest step among all peers that train; None without any."""
+        return max((self.table[peer].step for peer in self.table.mixing), default=None)
+
+    def furthest_neighbour(self) -> int | None:
+        """The furthest step among the neighbours to mix with; None without any."""
+        return max((self.table[peer].step for peer in self.edges()), default=None)
 
     def donors(self) -> dict[str, FetchPort]:
         """Training neighbours within a step of the furthest."""

@@ -40,7 +40,11 @@ class Surroundings(Protocol):
         ...
 
     def highest_step(self) -> int | None:
-        """The furthest step among training neighbours; None without any."""
+        """The furthest step among all peers that train; None without any."""
+        ...
+
+    def furthest_neighbour(self) -> int | None:
+        """The furthest step among the neighbours to mix with; None without any."""
         ...
 
     def donors(self) -> dict[str, FetchPort]:
@@ -245,8 +249,12 @@ class Trainer:
         self._missing = said
 
     def _skip_ahead(self) -> None:
-        """More than one step behind: go to the neighbours' step; what was trained stays in one's own copy."""
-        highest = self._network.highest_step()
+        """More than one step behind: go to the neighbours' step; what was trained stays in one's own copy.
+
+        Only neighbours of the overlay count: on a ring of eight, peers at opposite ends may be four steps apart and
+        nobody late.
+        """
+        highest = self._network.furthest_neighbour()
         if highest is None or highest <= self.progress.step + 1:
             return
         if self._config.steps:
