@@ -104,8 +104,7 @@ def _together(peers: dict[str, Path], common: list[str], steps: int) -> tuple[Fl
                 known = ", ".join(f"{n.name} ({n.found})" for n in daemon.status.neighbours)
                 print(f"  {daemon.name} found {known}")
             fleet.watch(steps)
-            ways = Counter(n.found for daemon in fleet.daemons for n in daemon.status.neighbours)
-            return fleet, " and ".join(way if way == "mdns" else f"--{way}" for way in ways)
+            return fleet, "mDNS" if by_mdns else "--peers"
     raise SystemExit("demo: the peers could not reach each other on 127.0.0.1")
 
 
