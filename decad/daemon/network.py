@@ -7,7 +7,9 @@ import logging
 import random
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from decad._proto import peer_pb2 as pb
@@ -37,6 +39,8 @@ TICK_S = 0.25
 DIAL_TIMEOUT_S = 5.0
 MAX_VIEW = 1024
 """Members read from one view."""
+REPLACED_S = 1.0
+"""How long a link that takes the place of another may take to be greeted."""
 FAREWELL_S = 1.0
 """How long a last word to a peer may take."""
 
@@ -75,6 +79,8 @@ class Network:
         self.changed = asyncio.Event()
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails with the error that this machine's operator must see before the first step."""
+        self.mismatch: MismatchError | None = None
+        """The last one, with whomever."""
         now = asyncio.get_running_loop().time()
         self.table = PeerTable(now)
         self.dials = DialPlan(identity.peer_id, random.Random(identity.peer_id))
@@ -85,6 +91,8 @@ class Network:
         self._sessions: dict[str, Session] = {}
         self._view_sent: tuple[tuple[str, str, bool], ...] = ()
         self._greeting = 0
+        self._welcomed: Counter[str] = Counter()
+        """By peer: links that this end welcomed while the other has not answered yet."""
         self._leaving = False
         self._closing: set[asyncio.Task[None]] = set()
         self._discovery: Discovery | None = None
@@ -250,21 +258,13 @@ class Network:
             await self._greet(link, entry.found, address)
         except MyselfError:
             self.dials.was_myself(address, loop.time())
-        except MismatchError as error:
-            self.dials.failed(address, str(error), loop.time())
-            if entry.found == "peers" and not self.terms.frozen:
-                self._fail(error)
-            else:
-                self.notice(str(error))
         except PeerError as error:
             self.dials.failed(address, _clause(error).removeprefix(f"{address}: "), loop.time())
 
     async def _accept(self, link: Link) -> None:
         try:
             await self._greet(link, "inbound", None)
-        except MismatchError as error:
-            self.notice(str(error))
-        except LinkClosed:
+        except (LinkClosed, MismatchError):
             pass
         except RefusedError as error:
             log.debug("%s: %s", link.address, error)
@@ -276,21 +276,37 @@ class Network:
         self._greeting += 1
         offered = self.terms.spec
         adopted: list[Adopt] = []
+        welcomed: list[str] = []
+        address = dialled or ""
+
+        def judge(theirs: pb.Hello) -> list[Difference]:
+            nonlocal address
+            address = address or self._address_of(link, theirs)
+            differing = self._judge(link, offered, theirs, adopted)
+            if not differing:
+                welcomed.append(theirs.peer_id.hex())
+                self._welcomed.update(welcomed)
+            return differing
+
         try:
-            hello = await greet(link, self._hello(), lambda h: self._judge(link, offered, h, adopted))
+            hello = await greet(link, self._hello(), judge)
             if adopted:
                 self._adopt(adopted[0], offered)
             elif offered is not self.terms.spec:
                 raise DuplicateError("this peer has just adopted another run spec; dial again")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, MismatchError):
+                self._mismatched(error, address)
             await link.close()
             raise
         finally:
             self._greeting -= 1
+            self._welcomed.subtract(welcomed)
+            self.changed.set()
         peer = hello.peer_id.hex()
         if dialled is not None:
             self.dials.reached(dialled, peer, asyncio.get_running_loop().time())
-        await self._converse(peer, link, hello, found, dialled or self._address_of(link, hello))
+        await self._converse(peer, link, hello, found, address)
 
     async def _converse(self, peer: str, link: Link, hello: pb.Hello, found: Origin, address: str) -> None:
         loop = asyncio.get_running_loop()
@@ -307,27 +323,37 @@ class Network:
                 instance=hello.instance,
             )
         )
-        if older := self._sessions.pop(peer, None):
-            await older.link.close()
-            await older.ended.wait()
-        self._sessions[peer] = session
-        self._tell_view(session)
-        session.tell_beacon(force=True)
-        self._broadcast_view()
+        older, self._sessions[peer] = self._sessions.get(peer), session
         reason = "the daemon stops"
         try:
-            await session.run()
+            if older is not None:
+                await older.link.close()
+                await older.ended.wait()
+            if self._sessions.get(peer) is session:  # else it was replaced itself meanwhile
+                self._tell_view(session)
+                session.tell_beacon(force=True)
+                self._broadcast_view()
+                await session.run()
         except LinkClosed as error:
             reason = _clause(error)
+            await self._other_link(peer, session)
         except PeerError as error:
             reason = _clause(error)
             self.notice(str(error))
             await self._last_word(link, reason)
         finally:
+            session.ended.set()
             if self._sessions.get(peer) is session:
                 del self._sessions[peer]
             self._moved(self.table.link_down(peer, link, reason, loop.time()))
             await link.close()
+
+    async def _other_link(self, peer: str, session: Session) -> None:
+        """A link ended: perhaps because another one to the same peer takes its place, which is being greeted."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REPLACED_S):
+                while self._welcomed[peer] > 0 and self._sessions.get(peer) is session:
+                    await self.wait_change()
 
     async def _last_word(self, link: Link, reason: str) -> None:
         refusal = encode_control(pb.ControlMessage(refusal=pb.Refusal(reason=reason)))
@@ -435,11 +461,13 @@ class Network:
     def _moved(self, transitions: list[Transition]) -> None:
         for peer, old, new, reason in () if self._leaving else transitions:
             who = self.name_of(peer)
-            log.info("%s is %s: %s", who, new.value, reason)
+            # Until the run's settings stand, links are closed and made anew: of no interest to anybody.
+            quiet = not self.terms.frozen and State.GONE not in (old, new)
+            log.log(logging.DEBUG if quiet else logging.INFO, "%s is %s: %s", who, new.value, reason)
             if new is State.GONE and (session := self._sessions.pop(peer, None)):
                 session.leave()
                 self._close_soon(session.link)
-            if new is not State.ALIVE and old is State.ALIVE and "goodbye" not in reason:
+            if new is not State.ALIVE and old is State.ALIVE and "goodbye" not in reason and not quiet:
                 self._notices.add(f"{who} is {new.value}: {reason}.")
         if transitions:
             self._broadcast_view()
@@ -482,6 +510,15 @@ class Network:
         if self._config.name:
             names[self._identity.peer_id] = self._config.name
         return names
+
+    def _mismatched(self, error: MismatchError, address: str) -> None:
+        """Fatal before the first step if the operator named this peer, whichever of the two dialled."""
+        self.mismatch = error
+        given = any(a.address == address and a.found == "peers" for a in self.dials.addresses)
+        if given and not self.terms.frozen:
+            self._fail(error)
+        else:
+            self.notice(str(error))
 
     def _fail(self, error: OperatorError | PeerError) -> None:
         if not self.fatal.done():

@@ -245,7 +245,7 @@ class Peer:
                     break
                 if waited >= REACH_S and not network.linked:
                     if not resumed:
-                        raise NetworkError(
+                        raise network.mismatch or NetworkError(
                             f"None of --peers could be reached within {REACH_S:.0f} s: {unmet}. Check the addresses "
                             "and that decad runs there; or start without --peers to be the first, or with "
                             "--min-peers 1 to wait for them."
