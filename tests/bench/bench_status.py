@@ -26,7 +26,14 @@ def main() -> None:
         root = Path(folder)
         model = make_tiny_llama(root / "model")
         (root / "text.txt").write_text("All work and no play makes a dull corpus. " * 500)
-        arguments = ["--model", str(model), "--data", str(root / "text.txt"), "--state-dir", str(root / "state")]
+        arguments = [
+            "--model",
+            str(model),
+            "--data",
+            str(root / "text.txt"),
+            "--state-dir",
+            str(root / "state"),
+        ]
         daemon = subprocess.Popen(
             [*DECAD, "start", *arguments, "--no-mdns", "--seq-len", "64", "--threads", "1"],
             stderr=subprocess.DEVNULL,
