@@ -40,11 +40,11 @@ TrainableModel.gradient = slow
 
 STUCK_LOADING = """
 import time
-from decad.model.trainable import TrainableModel
+import decad.model.trainable
 def slow(*_):
     print("stuck", flush=True)
     time.sleep(600)
-TrainableModel.load = slow
+decad.model.trainable.read_config = slow
 """
 
 

@@ -127,7 +127,7 @@ def test_json_has_every_field(trio: Fleet) -> None:
     for neighbour in status["neighbours"]:
         assert neighbour["state"] == "alive"
         assert neighbour["mixing_weight"] == pytest.approx(1 / 3)
-        assert abs(neighbour["step_lag"]) <= 1
+        assert abs(neighbour["step_lag"]) <= 20  # beacons come at most every 50 ms, steps faster
         assert 0 < neighbour["round_trip_ms"] < 2000
         assert neighbour["sent_mb_per_s"] > 0
         assert neighbour["received_mb_per_s"] > 0
