@@ -110,6 +110,8 @@ class Trainer:
         self._exchange, self._network, self._store = exchange, network, store
         self.progress, self._notices = progress, notices
         self._stopping = asyncio.Event()
+        self._whole_steps = asyncio.Lock()
+        """Held from the half-step to the end of the step: a joiner is given what a completed step left."""
         self._io = ThreadPoolExecutor(1, "io")
         self._saving: asyncio.Future[StateError | None] | None = None
         self._unsaved: dict[int, TrainedBlock] = {}
@@ -210,24 +212,28 @@ class Trainer:
             return
         loss, gradient = computed
         del computed
-        accumulators = await self._compute.run(active.half_step, gradient, step)
-        del gradient
-        half = loop.time()
-        mixing = asyncio.ensure_future(self._exchange.mix(active.state.updates, accumulators, half - begun))
-        if self._stopping.is_set():
-            await asyncio.sleep(0)
-            self._exchange.hurry()
-        proceed, mixer = await mixing
-        await self._compute.run(active.finish_step, mixer, step)
-        now = loop.time()
-        if not proceed.unheard:  # else the step took as long as somebody else's computation
-            self._exchange.pace.stepped(active.block.index, now - begun)
-        progress.stepped(loss, batch.numel(), half - begun, now - half, not proceed.missing)
-        self._tell_missing(step, describe(proceed, self._network.name_of))
-        self._position = following
-        progress.step = step + 1
+        async with self._whole_steps:
+            accumulators = await self._compute.run(active.half_step, gradient, step)
+            del gradient
+            half = loop.time()
+            mixing = asyncio.ensure_future(
+                self._exchange.mix(active.state.updates, accumulators, half - begun)
+            )
+            if self._stopping.is_set():
+                await asyncio.sleep(0)
+                self._exchange.hurry()
+            proceed, mixer = await mixing
+            await self._compute.run(active.finish_step, mixer, step)
+            now = loop.time()
+            if not proceed.unheard:  # else the step took as long as somebody else's computation
+                self._exchange.pace.stepped(active.block.index, now - begun)
+            progress.stepped(loss, batch.numel(), half - begun, now - half, not proceed.missing)
+            self._tell_missing(step, describe(proceed, self._network.name_of))
+            self._position = following
+            progress.step = step + 1
+            if progress.step % self.spec.inner_steps == 0:
+                await self._leave_phase()
         if progress.step % self.spec.inner_steps == 0:
-            await self._leave_phase()
             await self._begin_save()
 
     async def _unless_stopped(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -379,11 +385,10 @@ class Trainer:
         """A copy of a block for a joiner."""
         if block >= len(self._model.plan):
             raise PeerError(f"there is no block {block}")
-        active = self._active
-        if active is not None and active.block.index == block:
-            values = await self._compute.run(lambda: active.theta.detach().to("cpu", copy=True))
-            return Donation(values, self.progress.step, True)
-        return Donation(await self._compute.run(self._model.block, block), self.progress.step, False)
+        async with self._whole_steps:
+            active = self._active is not None and self._active.block.index == block
+            values = await self._compute.run(self._model.block, block)
+            return Donation(values, self.progress.step, active)
 
     # -- saving ---------------------------------------------------------------------------------------------
 
