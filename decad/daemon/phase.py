@@ -96,11 +96,6 @@ class ActiveBlock:
         self._rule.moments.apply(self.block, self.state, d, self._rule.rate(step), self._rule.constants)
         self._model.sync()
 
-    def adopt(self, values: Tensor) -> None:
-        """Start from a neighbour's copy (fp32 host [n]) instead of one's own."""
-        self.theta.copy_(values)
-        self._model.sync()
-
     def tensors(self) -> dict[str, Tensor]:
         """Host copies for a checkpoint."""
         live = {MASTER: self.theta, "m": self.state.m, "v": self.state.v}
