@@ -1,0 +1,282 @@
+"""Many whole peers in one process: the daemon's own composition on a memory network, training a toy model.
+
+Everything is real but for the wire, the model and the control service. Clocks are real too, so a test bounds how
+long a thing may take and never how long it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from decad.config import PeerConfig, RunSpec
+from decad.daemon.compute import ComputeThread
+from decad.daemon.exchange import Exchange
+from decad.daemon.network import Network
+from decad.daemon.peer import Peer
+from decad.daemon.progress import Notices, Progress
+from decad.wire.memory import MemoryNetwork, MemoryTransport
+from support.toy import ToyModel
+
+PATIENCE_S = 20.0
+"""How long a test waits for what takes tenths of a second on a machine that has nothing else to do."""
+POLL_S = 0.005
+
+
+class Step(NamedTuple):
+    """One step that a peer has taken."""
+
+    number: int
+    at: float
+    """When, in seconds on the loop's clock."""
+    block: int
+    complete: bool
+    """Nobody was missing."""
+    weights: tuple[float, ...]
+    """Of the edges in that step, by the neighbours' ids."""
+    theta: Tensor
+    """The block after it, [n]."""
+
+
+@dataclass
+class WatchedProgress(Progress):
+    """Calls ``on_step(complete)`` after every step, before its number changes."""
+
+    on_step: Callable[[bool], None] = field(default=lambda complete: None)
+
+    def stepped(self, loss: float, tokens: int, compute_s: float, exchange_s: float, complete: bool) -> None:
+        super().stepped(loss, tokens, compute_s, exchange_s, complete)
+        self.on_step(complete)
+
+
+class SimulatedPeer(Peer):
+    """A peer without control service and lock."""
+
+    def __init__(
+        self, spec: RunSpec, config: PeerConfig, transport: MemoryTransport, model: ToyModel
+    ) -> None:
+        super().__init__(spec, config, transport, lambda directory, device, dtype: model)
+        self.progress = self._progress = WatchedProgress(on_step=self._on_step)
+        self.model = model
+        self.steps: list[Step] = []
+
+    async def run(self) -> None:
+        compute = ComputeThread(1)
+        try:
+            await self._load_and_train(torch.device("cpu"), compute)
+        except BaseExceptionGroup as group:  # as the command line does
+            raise _first(group) from None
+        finally:
+            compute.close()
+
+    @property
+    def step(self) -> int:
+        """The next step to take."""
+        return self.progress.step
+
+    @property
+    def notices(self) -> str:
+        """What the operator was told, a line each."""
+        notices: Notices = self._notices
+        return "\n".join(text for _, text in notices.entries)
+
+    @property
+    def network(self) -> Network:
+        assert self._board is not None
+        return self._board.network
+
+    @property
+    def exchange(self) -> Exchange:
+        assert self._board is not None
+        return self._board.exchange
+
+    def _on_step(self, complete: bool) -> None:
+        assert self._trainer is not None
+        ids = sorted(peer.id for peer in self.network.table.peers)
+        figures = [self.exchange.neighbour(peer) for peer in ids]
+        weights = tuple(f.weight for f in figures if f is not None and f.weight > 0)
+        block = self._trainer.position.block
+        now = asyncio.get_running_loop().time()
+        self.steps.append(Step(self.step, now, block, complete, weights, self.model.block(block)))
+
+
+def address_of(name: str) -> str:
+    """Where the peer on this machine listens."""
+    return f"10.0.0.{ord(name) - ord('a') + 1}:7700"
+
+
+class Machine:
+    """A host on which peers come and go, one at a time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.expected_to_fail = False
+        self.peer: SimulatedPeer
+        self.task: asyncio.Task[None]
+
+    @property
+    def host(self) -> str:
+        return address_of(self.name).partition(":")[0]
+
+    @property
+    def step(self) -> int:
+        return self.peer.step
+
+    @property
+    def model(self) -> ToyModel:
+        return self.peer.model
+
+    @property
+    def runs(self) -> bool:
+        return not self.task.done()
+
+
+class Cluster:
+    """The machines of one test. ``settings``: of the run spec, for everybody; None leaves one unset."""
+
+    def __init__(self, folder: Path, *, blocks: int = 3, **settings: object) -> None:
+        self.network = MemoryNetwork()
+        self.machines: dict[str, Machine] = {}
+        self._folder, self._blocks, self._settings = folder, blocks, settings
+        self._data = folder / "data.txt"
+        self._data.write_text("all work and no play makes jack a dull boy\n" * 20)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in self.machines:
+            await self.kill(name)
+
+    def __getitem__(self, name: str) -> Machine:
+        return self.machines[name]
+
+    @property
+    def running(self) -> list[Machine]:
+        return [machine for machine in self.machines.values() if machine.runs]
+
+    def start(
+        self,
+        name: str,
+        *,
+        peers: tuple[str, ...] | None = None,
+        min_peers: int = 0,
+        steps: int = 0,
+        own: float = 0.0,
+        **settings: object,
+    ) -> Machine:
+        """Start a peer on the machine ``name``, which finds its earlier state if it ran before.
+
+        ``name``: a single letter. ``peers``: names to dial; by default the machine that was started first.
+        ``own``: see `ToyModel`.
+        """
+        machine = self.machines[name] = self.machines.get(name) or Machine(name)
+        if peers is None:
+            first = next(iter(self.machines))
+            peers = (first,) if first != name else ()
+        given = {"inner_steps": 5, "lr": 0.02, **self._settings, **settings}
+        spec = RunSpec.model_validate({key: value for key, value in given.items() if value is not None})
+        config = PeerConfig(
+            model=self._folder,
+            data=(self._data,),
+            state_dir=self._folder / name,
+            listen=address_of(name),
+            peers=tuple(address_of(peer) for peer in peers),
+            name=name,
+            steps=steps,
+            seq_len=8,
+            batch_size=1,
+            device="cpu",
+            min_peers=min_peers,
+            mdns=False,
+            eval_batches=1,
+        )
+        transport = MemoryTransport(self.network, machine.host)
+        machine.peer = SimulatedPeer(spec, config, transport, ToyModel(self._blocks, own))
+        machine.task = asyncio.create_task(machine.peer.run(), name=name)
+        return machine
+
+    async def kill(self, name: str) -> None:
+        """End the peer as SIGKILL does: nobody hears a goodbye, and nothing is saved."""
+        machine = self.machines[name]
+        self.network.kill(machine.host)
+        machine.task.cancel()
+        await asyncio.wait({machine.task})
+
+    async def stop(self, name: str) -> None:
+        """End the peer as the first SIGTERM does."""
+        machine = self.machines[name]
+        machine.peer.stop()
+        await self.ended(name)
+
+    async def ended(self, *names: str) -> None:
+        """Wait for peers to end by themselves; raises what they raised."""
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(self.machines[name].task for name in names or tuple(self.machines)))
+
+    async def failure(self, name: str) -> BaseException | None:
+        """What this peer ends with, by itself."""
+        machine = self.machines[name]
+        machine.expected_to_fail = True
+        await asyncio.wait({machine.task}, timeout=PATIENCE_S)
+        return machine.task.exception()
+
+    def cut(self, left: set[str], right: set[str]) -> None:
+        """No connection between the two halves from now on."""
+        for a in left:
+            for b in right:
+                for one, other in ((a, b), (b, a)):
+                    self.network.cut(self.machines[one].host, self.machines[other].host)
+
+    def heal(self, left: set[str], right: set[str]) -> None:
+        for a in left:
+            for b in right:
+                self.network.heal(self.machines[a].host, self.machines[b].host)
+
+    async def until(self, condition: Callable[[], object], what: str, patience: float = PATIENCE_S) -> None:
+        """Return when ``condition`` holds. Fails when it does not come to hold, or a peer breaks down meanwhile."""
+        deadline = asyncio.get_running_loop().time() + patience
+        while not condition():
+            for machine in self.machines.values():
+                if machine.task.done() and not machine.task.cancelled() and not machine.expected_to_fail:
+                    machine.task.result()
+            if asyncio.get_running_loop().time() > deadline:
+                where = ", ".join(
+                    f"{m.name} {m.peer.progress.activity.value} at step {m.step} ({m.peer.progress.waiting_for})"
+                    for m in self.machines.values()
+                )
+                raise AssertionError(f"not within {patience:.0f} s: {what}; {where}")
+            await asyncio.sleep(POLL_S)
+
+    async def told(self, name: str, text: str) -> None:
+        """Return when the operator of this peer was told ``text``."""
+        await self.until(lambda: text in self.machines[name].peer.notices, f"{name} is told {text!r}")
+
+    async def further(self, steps: int, *names: str) -> None:
+        """Return when each of these peers (default: all that run) has taken so many more steps."""
+        machines = [self.machines[name] for name in names] or self.running
+        goals = {machine: len(machine.peer.steps) + steps for machine in machines}
+        await self.until(
+            lambda: all(len(m.peer.steps) >= goal for m, goal in goals.items()), f"{steps} steps more"
+        )
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def spread(peers: list[SimulatedPeer]) -> float:
+    """Consensus distance: the root of the mean squared distance of the peers' models from their average."""
+    values = torch.stack([peer.model.values for peer in peers])
+    return float((values - values.mean(dim=0)).square().mean().sqrt())
