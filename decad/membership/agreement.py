@@ -74,18 +74,14 @@ def agree(
     if mine.fingerprint == theirs.fingerprint:
         return Keep()
     differing = mine.differences(theirs)
-    i_could = not mine_trained and not differing.keys() & (MEASURED_FIELDS | set(mine_set))
-    they_could = not their_trained and not differing.keys() & (MEASURED_FIELDS | set(their_set))
-    if i_could and (not they_could or my_id > their_id):
+    i_hold = set(differing) if mine_trained else differing.keys() & (MEASURED_FIELDS | set(mine_set))
+    they_hold = set(differing) if their_trained else differing.keys() & (MEASURED_FIELDS | set(their_set))
+    if not i_hold and (they_hold or my_id > their_id):
         return Adopt(theirs, frozenset(mine_set) | frozenset(their_set))
-    if they_could:
+    if not they_hold:
         return Keep()
-    # What one of us could adopt is in nobody's way.
-    contested = set(differing) if mine_trained and their_trained else set(differing) & MEASURED_FIELDS
-    if not mine_trained:
-        contested |= differing.keys() & set(mine_set)
-    if not their_trained:
-        contested |= differing.keys() & set(their_set)
+    # What only one of us holds to, the other could adopt, were it not for these.
+    contested = i_hold & they_hold or i_hold | they_hold
     return Refuse(tuple(Difference(f, *map(_text, differing[f])) for f in sorted(contested)))
 
 

@@ -48,7 +48,13 @@ def test_who_has_taken_a_step_never_adopts() -> None:
 def test_one_set_field_among_the_differing_is_enough_to_refuse() -> None:
     mine, theirs = RunSpec(lr=2e-4), RunSpec(lr=3e-4, seed=7)
     verdict = agree(mine, {"lr"}, False, LOW, theirs, {"lr", "seed"}, False, HIGH)
-    assert verdict == Refuse((Difference("lr", "0.0002", "0.0003"), Difference("seed", "0", "7")))
+    assert verdict == Refuse((Difference("lr", "0.0002", "0.0003"),))
+
+
+def test_fields_that_each_set_alone_are_refused_too() -> None:
+    mine, theirs = RunSpec(lr=2e-4), RunSpec(seed=7, clip=1.0)
+    verdict = agree(mine, {"lr"}, False, LOW, theirs, {"seed"}, False, HIGH)
+    assert verdict == Refuse((Difference("lr", "0.0002", "0.0001"), Difference("seed", "0", "7")))
 
 
 def test_a_refusal_leaves_out_what_could_be_adopted() -> None:
