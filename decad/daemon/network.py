@@ -122,11 +122,12 @@ class Network:
             if self.table[peer].step >= highest - 1
         }
 
-    def gathered(self, count: int) -> bool:
-        """Whether so many others are training, and those of them that the overlay joins us with know us too."""
+    @property
+    def known_to_neighbours(self) -> bool:
+        """Whether all that train and that the overlay joins us with, as we see it, see it so too."""
         mine = self.table.mixing & self._sessions.keys()
         me, overlay = self._identity.peer_id, self.terms.spec.overlay
-        return len(mine) >= count and self.edges() == neighbours(overlay, {*mine, me}, me, self._names())
+        return self.edges() == neighbours(overlay, {*mine, me}, me, self._names())
 
     @property
     def training_peers(self) -> int:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from torch import Tensor
@@ -27,6 +28,10 @@ from decad.state.manifest import RunRecord
 from decad.state.weights import ACTIVE_BLOCK
 
 log = logging.getLogger("decad")
+
+KNOWN_S = 2.0
+"""How long the first step waits for the neighbours' views. If two of them cannot reach each other, as in networks
+where not everybody reaches everybody, views go on differing."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,8 +67,9 @@ class Surroundings(Protocol):
         """Tell the neighbours where this peer is."""
         ...
 
-    def gathered(self, count: int) -> bool:
-        """Whether so many others are training, and those of them that the overlay joins us with know us too."""
+    @property
+    def known_to_neighbours(self) -> bool:
+        """Whether all that train and that the overlay joins us with, as we see it, see it so too."""
         ...
 
     @property
@@ -351,15 +357,18 @@ class Trainer:
             await self._answer_save_requests()
 
     async def _wait_for_peers(self) -> None:
-        """Wait for ``min_peers`` others before the first step."""
+        """Wait for ``min_peers`` others before the first step, and a moment until they know of this one."""
         wanted = self._config.min_peers
-        while not self._stopping.is_set() and not self._network.gathered(wanted):
+        while not self._stopping.is_set() and (here := self._network.training_peers) < wanted:
             self.progress.activity = Activity.WAITING
-            here = self._network.training_peers
             self.progress.waiting_for = f"neighbours that train ({wanted} wanted, {here} here)"
             await self._network.wait_change()
             await self._answer_save_requests()
         self.progress.waiting_for = ""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KNOWN_S):
+                while not self._stopping.is_set() and not self._network.known_to_neighbours:
+                    await self._network.wait_change()
 
     def _missed(self, step: int) -> list[int]:
         """Blocks that changed among the neighbours in phases of which this peer has nothing."""

@@ -125,6 +125,19 @@ async def test_when_all_were_gone_the_highest_step_wins(tmp_path: Path) -> None:
         await cluster.until(lambda: together(cluster.running), "all three together")
 
 
+async def test_a_peer_starts_though_two_of_its_neighbours_cannot_reach_each_other(tmp_path: Path) -> None:
+    """On a ring the views of the three differ, so each sees other neighbours than they do."""
+    async with Cluster(tmp_path, overlay="ring") as cluster:
+        for name in "abcd":
+            cluster.start(name, min_peers=3)
+        await cluster.further(3)
+        cluster.cut({"a"}, {"c"})
+        for name in "abcd":
+            await cluster.kill(name)
+            cluster.start(name, peers=tuple("abcd".replace(name, "")))
+            await cluster.further(3)
+
+
 @pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
 async def test_a_split_trains_on_in_both_halves_and_heals(tmp_path: Path, encoding: str) -> None:
     async with Cluster(tmp_path, encoding=encoding, blocks=2) as cluster:
