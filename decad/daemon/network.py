@@ -173,8 +173,12 @@ class Network:
 
     @property
     def undecided(self) -> bool:
-        """Whether a greeting, or the first dial of an address, is under way."""
-        return self._greeting > 0 or any(a.dialling and not a.failures for a in self.dials.addresses)
+        """Whether a greeting or the first dial of an address is under way, or a peer has yet to say where it is."""
+        return (
+            self._greeting > 0
+            or any(a.dialling and not a.failures for a in self.dials.addresses)
+            or not all(session.heard for session in self._sessions.values())
+        )
 
     def unreachable(self) -> list[tuple[str, str]]:
         """Addresses of the operator at which nobody was ever reached, with the reason if it is known."""

@@ -106,6 +106,11 @@ class Session:
         if force or asyncio.get_running_loop().time() - self._beaconed >= BEACON_GAP_S:
             self.tell(self._beacon())
 
+    @property
+    def heard(self) -> bool:
+        """Whether the peer has said where it is."""
+        return self._heard is not None
+
     async def flush(self) -> None:
         """Return when every control message told so far was taken by the transport, or never will be."""
         waits = [asyncio.ensure_future(self._outgoing.join()), asyncio.ensure_future(self.ended.wait())]

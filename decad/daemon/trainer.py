@@ -161,6 +161,9 @@ class Trainer:
             await self._join()
             self._network.announce(self.progress.step, training=True)
             await self._wait_for_peers()
+            if self._phases_behind():  # who trained before was not here yet, or had not said so
+                self._network.announce(self.progress.step, training=False)
+                await self._join()
             while not self._stopping.is_set() and not self._finished():
                 self._skip_ahead()
                 await self._enter_phase()
@@ -355,6 +358,11 @@ class Trainer:
                 await self._network.wait_change()
             self.progress.waiting_for = ""
             await self._answer_save_requests()
+
+    def _phases_behind(self) -> bool:
+        """Whether others are in a later phase: then their copies are wanted, and not only their step."""
+        highest = self._network.highest_step()
+        return highest is not None and self.schedule.position(highest).phase > self.position.phase
 
     async def _wait_for_peers(self) -> None:
         """Wait for ``min_peers`` others before the first step, and a moment until they know of this one."""

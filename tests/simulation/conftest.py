@@ -17,6 +17,7 @@ def fast_timers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(network, "TICK_S", 0.02)
     monkeypatch.setattr(peer, "POLL_S", 0.02)
     monkeypatch.setattr(peer, "SETTLE_S", 0.3)
+    monkeypatch.setattr(peer, "REACH_S", 5.0)
     monkeypatch.setattr(peer, "LINGER_S", 1.0)
     monkeypatch.setattr(trainer, "KNOWN_S", 0.3)
     monkeypatch.setattr(dialplan, "FIRST_DELAY_S", 0.05)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.cluster import Cluster, Machine, SimulatedPeer, spread
 
+from decad.daemon.session import Session
+
 LONGEST_STEP_S = 5.0
 """A bound for a step that waits for somebody in vain; it takes 0.2 s and what the machine is slow."""
 
@@ -62,6 +64,23 @@ async def test_a_late_joiner_fetches_what_was_trained_and_takes_the_step(tmp_pat
         await cluster.until(lambda: together(cluster.running), "all three together")
 
 
+async def test_a_joiner_waits_until_its_neighbours_have_said_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would take step 0 by itself, on a network whose first beacons are slower than its evaluation."""
+    monkeypatch.setattr(
+        Session, "tell_beacon", lambda session, force=False: None
+    )  # half a second later they come
+    async with Cluster(tmp_path, inner_steps=20) as cluster:
+        cluster.start("a")
+        await cluster.further(50)
+        reached = cluster["a"].step
+        late = cluster.start("b", min_peers=1)
+        await cluster.further(1, "b")
+        assert late.peer.steps[0].number >= reached
+        assert late.model.fetched
+
+
 async def test_a_killed_peer_comes_back_to_the_step_of_the_others(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         for name, own in (("a", -0.5), ("b", 0.0), ("c", 0.5)):
@@ -104,6 +123,22 @@ async def test_a_peer_that_was_stopped_in_a_phase_which_the_others_have_passed_t
         await cluster.further(10)
         assert len(back.model.fetched) == 3
         await cluster.until(lambda: together(cluster.running), "all three together")
+
+
+async def test_a_newcomer_fetches_though_all_wait_for_one_another_at_first(tmp_path: Path) -> None:
+    """Nobody trains yet when it looks whom to join; then somebody turns out to have trained long ago."""
+    async with Cluster(tmp_path) as cluster:
+        cluster.start("a")
+        await cluster.further(52)
+        await cluster.stop("a")
+        before = cluster["a"].peer
+        for name in "ab":
+            cluster.start(name, min_peers=1)
+        await cluster.further(1)
+        newcomer = cluster["b"].peer
+        assert newcomer.steps[0].number >= before.step
+        came_from(newcomer, [before, cluster["a"].peer])
+        assert len(newcomer.model.fetched) == 3
 
 
 async def test_when_all_were_gone_the_highest_step_wins(tmp_path: Path) -> None:
