@@ -337,8 +337,7 @@ async def _report(board: StatusBoard) -> None:
     last = ""
     while True:
         await asyncio.sleep(REPORT_S)
-        line = board.line() if board.progress.steps_taken else f"waiting for {board.waiting_for()}"
-        if line != last:
+        if (line := board.line()) != last:
             log.info(line)
         last = line
 

@@ -157,7 +157,9 @@ class StatusBoard:
 
     def line(self) -> str:
         """One line for the log: where the run is."""
-        p, reply = self.progress, self._progress()
+        p, reply, waiting = self.progress, self._progress(), self.waiting_for()
+        if not p.steps_taken:
+            return f"{p.activity.value}{f': waiting for {waiting}' if waiting else ''}"
         total = f"/{reply.steps_total}" if reply.steps_total else ""
         parts = [
             f"step {p.step}{total}",
@@ -167,7 +169,7 @@ class StatusBoard:
         if not math.isnan(p.held_out_loss):
             parts.append(f"held-out {p.held_out_loss:.4f}")
         parts += [f"{p.tokens_per_s:.0f} tokens/s", f"{len(self.network.edges())} neighbours"]
-        if waiting := self.waiting_for():
+        if waiting:
             parts.append(f"waiting for {waiting}")
         return ", ".join(parts)
 
