@@ -82,7 +82,10 @@ def _running(reply: pb.StatusReply) -> list[tuple[str, str]]:
 
 
 def _doing(reply: pb.StatusReply) -> str:
-    return reply.activity + (f": waiting for {reply.waiting_for}" if reply.waiting_for else "")
+    if not reply.waiting_for:
+        return reply.activity
+    before = "" if reply.activity == "waiting" else f"{reply.activity}: "
+    return f"{before}waiting for {reply.waiting_for}"
 
 
 def neighbours(reply: pb.StatusReply) -> str:

@@ -159,7 +159,7 @@ class StatusBoard:
         """One line for the log: where the run is."""
         p, reply, waiting = self.progress, self._progress(), self.waiting_for()
         if not p.steps_taken:
-            return f"{p.activity.value}{f': waiting for {waiting}' if waiting else ''}"
+            return f"waiting for {waiting}" if waiting else p.activity.value
         total = f"/{reply.steps_total}" if reply.steps_total else ""
         parts = [
             f"step {p.step}{total}",
