@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -33,7 +33,6 @@ KNOWN_S = 2.0
 """How long the first step waits for the neighbours' views. If two of them cannot reach each other, as in networks
 where not everybody reaches everybody, views go on differing."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -215,7 +214,7 @@ class Trainer:
         self._exchange.open(step, self._network.edges())
         batch, following = self._data.batch(self._position, self._config.batch_size)
         begun = loop.time()
-        computed = await self._unless_stopped(self._model.gradient, batch)
+        computed = await self._unless_stopped(self._compute.run(self._model.gradient, batch))
         if computed is None:
             self._exchange.abandon()
             return
@@ -245,9 +244,9 @@ class Trainer:
         if progress.step % self.spec.inner_steps == 0:
             await self._begin_save()
 
-    async def _unless_stopped(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """The result of a call that changes nothing; None when the daemon is stopped first, whatever it is at."""
-        work = asyncio.ensure_future(self._compute.run(call, *args, **kwargs))
+    async def _unless_stopped(self, doing: Coroutine[Any, Any, T]) -> T | None:
+        """The result of what may be left half done; None when the daemon is stopped first, whatever it is at."""
+        work = asyncio.ensure_future(doing)
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -324,7 +323,7 @@ class Trainer:
         self.progress.activity = Activity.EVALUATING
         losses = []
         for batch in self._data.held_out_batches(self._config.batch_size, self._config.eval_batches):
-            if (loss := await self._unless_stopped(self._model.evaluate, batch)) is None:
+            if (loss := await self._unless_stopped(self._compute.run(self._model.evaluate, batch))) is None:
                 return
             losses.append((loss, batch.shape[0]))
         if not losses:
@@ -354,7 +353,8 @@ class Trainer:
                 f"{count} from {', '.join(sorted(map(self._network.name_of, donors)))}"
             )
             log.info("joining at step %d: fetching %s", highest, self.progress.waiting_for)
-            if len(await fetch_blocks(donors, missed, self._take)) == len(missed):
+            left = await self._unless_stopped(fetch_blocks(donors, missed, self._take))
+            if left is not None and len(left) == len(missed):
                 await self._network.wait_change()
             self.progress.waiting_for = ""
             await self._answer_save_requests()

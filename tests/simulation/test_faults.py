@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 from support.cluster import Cluster, Machine, SimulatedPeer, spread
 
+from decad.daemon.fetch import Donation
+from decad.daemon.progress import Activity
 from decad.daemon.session import Session
+from decad.daemon.trainer import Trainer
 
 LONGEST_STEP_S = 5.0
 """A bound for a step that waits for somebody in vain; it takes 0.2 s and what the machine is slow."""
@@ -79,6 +83,24 @@ async def test_a_joiner_waits_until_its_neighbours_have_said_where_they_are(
         await cluster.further(1, "b")
         assert late.peer.steps[0].number >= reached
         assert late.model.fetched
+
+
+async def test_a_joiner_stops_at_once_though_its_donor_never_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(trainer: Trainer, block: int) -> Donation:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(Trainer, "donate", never)
+    async with Cluster(tmp_path) as cluster:
+        cluster.start("a")
+        await cluster.further(12)
+        late = cluster.start("b", min_peers=1)
+        await cluster.until(lambda: late.peer.progress.activity is Activity.JOINING, "b joins")
+        async with asyncio.timeout(3):
+            await cluster.stop("b")
+        await cluster.further(3, "a")
 
 
 async def test_a_killed_peer_comes_back_to_the_step_of_the_others(tmp_path: Path) -> None:
