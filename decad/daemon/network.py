@@ -31,6 +31,7 @@ from decad.membership.mdns import Discovery, Found, Lost
 from decad.membership.table import Origin, PeerTable, State, Transition
 from decad.wire.counters import ByteCounter
 from decad.wire.messages import encode_control
+from decad.wire.reasons import printable
 from decad.wire.transport import Link, Transport
 
 log = logging.getLogger("decad")
@@ -449,11 +450,11 @@ class Network:
         self.changed.set()
 
     def heard_view(self, peer: str, view: pb.View) -> None:
-        members = list(view.members)[:MAX_VIEW]
+        members = [m for m in view.members[:MAX_VIEW] if len(m.peer_id) == 32]
         self.table.viewed(peer, frozenset(m.peer_id.hex() for m in members if m.mixing))
         now = asyncio.get_running_loop().time()
         for member in members:
-            if member.address and len(member.peer_id) == 32 and len(member.address) <= 128:
+            if member.address and len(member.address) <= 128 and member.address.isprintable():
                 try:
                     self.dials.add(member.address, "exchange", now, member.peer_id.hex())
                 except ValueError:
@@ -461,7 +462,7 @@ class Network:
         self.changed.set()
 
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None:
-        self._moved(self.table.goodbye(peer, goodbye.reason[:200], asyncio.get_running_loop().time()))
+        self._moved(self.table.goodbye(peer, printable(goodbye.reason), asyncio.get_running_loop().time()))
 
     def _moved(self, transitions: list[Transition]) -> None:
         for peer, old, new, reason in () if self._leaving else transitions:

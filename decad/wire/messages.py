@@ -22,6 +22,8 @@ from decad._proto import peer_pb2 as pb
 from decad.core.mixing import Section
 from decad.errors import ProtocolError
 
+MAX_CONTROL_BYTES = 1 << 19
+"""A Hello with a spec of the greatest length fits; a view of a thousand peers has 70 kB."""
 MAX_HEADER_BYTES = 4096
 """A header has about 60 bytes; the bound keeps a peer from making us build large objects."""
 
@@ -131,7 +133,11 @@ def encode_control(message: pb.ControlMessage) -> bytes:
 
 
 def decode_control(message: bytes) -> pb.ControlMessage:
-    """Read a ControlMessage. Raises ProtocolError for garbage and for one that holds nothing known."""
+    """Read a ControlMessage. Raises ProtocolError for garbage, one too large, and one that holds nothing known."""
+    if len(message) > MAX_CONTROL_BYTES:
+        raise ProtocolError(
+            f"a control message has {len(message)} bytes; at most {MAX_CONTROL_BYTES} are allowed."
+        )
     read = _parse(pb.ControlMessage(), message)
     if read.WhichOneof("kind") is None:
         raise ProtocolError("a control message holds nothing that this version knows.")

@@ -114,6 +114,15 @@ def test_control_messages_that_hold_nothing_known(message: bytes) -> None:
         messages.decode_control(message)
 
 
+def test_a_control_message_of_a_million_members_is_not_even_parsed() -> None:
+    with pytest.raises(ProtocolError, match="at most"):
+        messages.decode_control(encode_view(b"\x0a\x00" * (1 << 20)))
+
+
+def encode_view(members: bytes) -> bytes:
+    return pb.ControlMessage(view=pb.View.FromString(members)).SerializeToString()
+
+
 @pytest.mark.parametrize("size", [0, 3, 5])
 def test_a_payload_that_is_no_row_of_fp32(size: int) -> None:
     with pytest.raises(ProtocolError):
