@@ -283,11 +283,11 @@ class Network:
         offered = self.terms.spec
         adopted: list[Adopt] = []
         welcomed: list[str] = []
-        address = dialled or ""
+        address, answered = dialled or "", ""
 
         def judge(theirs: pb.Hello) -> list[Difference]:
-            nonlocal address
-            address = address or self._address_of(link, theirs)
+            nonlocal address, answered
+            address, answered = address or self._address_of(link, theirs), theirs.peer_id.hex()
             differing = self._judge(link, offered, theirs, adopted)
             if not differing:
                 welcomed.append(theirs.peer_id.hex())
@@ -304,6 +304,10 @@ class Network:
             if isinstance(error, MismatchError):
                 self._mismatched(error, address)
             await link.close()
+            if dialled is not None and isinstance(error, RefusedError) and answered in self._sessions:
+                # It is there, and linked with us already: nothing to dial until that link ends.
+                self.dials.reached(dialled, answered, asyncio.get_running_loop().time())
+                return
             raise
         finally:
             self._greeting -= 1
