@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -160,4 +161,6 @@ def _number(name: str, default: int) -> int:
 
 
 if __name__ == "__main__":
+    # Ended from outside, it still ends its daemons on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
