@@ -150,16 +150,15 @@ class Round:
     def _release(self, reason: Reason = Reason.LOST) -> list[Action]:
         if self._deadline is None or self._over:
             return []
-        due: list[Accumulate] = []
+        actions: list[Action] = []
         # The lowest chunk that a neighbour still owes holds back that chunk and later ones of higher ids.
         owed = self._chunks
         for name, peer in self._peers.items():
             until = min(peer.received, max(owed, peer.received - WINDOW))
-            due += [Accumulate(name, chunk, self.weight(name)) for chunk in range(peer.mixed, until)]
+            actions += [Accumulate(name, chunk, self.weight(name)) for chunk in range(peer.mixed, until)]
             peer.mixed = max(peer.mixed, until)
             if not peer.out:
                 owed = min(owed, peer.received)
-        actions: list[Action] = [*sorted(due, key=lambda a: (a.chunk, a.neighbour))]
         if all(self._done(peer) for peer in self._peers.values()):
             self._over = True
             missing = tuple(n for n, p in self._peers.items() if p.received < self._chunks)

@@ -203,6 +203,26 @@ async def test_a_new_link_takes_over_and_the_end_of_the_old_one_changes_nothing(
         assert all(p.reason is Reason.COMPLETE for p in await peers.step(1))
 
 
+async def test_moments_of_a_neighbour_that_joined_later_are_compared_bias_corrected() -> None:
+    async with mesh("a", "b", moments="gossip") as peers:
+        await peers.join_all()
+        a, b = peers.nodes["a"], peers.nodes["b"]
+        gradients = random_thetas("ab", BLOCK.numel, seed=1)
+        for step in range(2):
+            a.open(step, [])
+            a.half_step(gradients["a"])
+            await a.mix()
+        for node in (a, b):
+            node.open(2)
+            node.half_step(gradients[node.name])
+        mine, theirs = a.state.m.clone(), b.state.m.clone()
+        assert (a.state.updates, b.state.updates) == (3, 1)
+        await asyncio.gather(a.mix(), b.mix())
+        grown = (1 - 0.9**3) / (1 - 0.9)
+        torch.testing.assert_close(a.d[Section.FIRST], (grown * theirs - mine) / 2)
+        torch.testing.assert_close(b.d[Section.FIRST], (mine / grown - theirs) / 2)
+
+
 async def test_a_link_replaced_in_mid_phase_begins_with_a_full_message() -> None:
     async with mesh("a", "b", encoding="bf16-delta") as peers:
         await peers.join_all()
@@ -325,6 +345,19 @@ async def test_a_neighbour_that_dies_in_mid_stream_leaves_whole_chunks_and_the_r
     assert torch.equal(a.theta[2 * CHUNK :], own[2 * CHUNK :])
 
 
+async def test_what_a_replaced_link_still_brings_is_not_mixed(hand: Hand) -> None:
+    a, own = hand.node, hand.node.theta.clone()
+    a.exchange.attach("b", lambda phase: None)  # a new link to b
+    a.open(1)
+    await hand.whole(step=1)
+    a.half_step()
+    mixing = asyncio.create_task(a.mix())
+    await settled()
+    a.exchange.hurry()
+    assert (await mixing).unheard == ("b",)
+    assert torch.equal(a.theta, own)
+
+
 async def refused(hand: Hand, error: type[PeerError], match: str) -> None:
     """The link ended with this error, and the step goes on with nothing mixed."""
     a, own = hand.node, hand.node.theta.clone()
@@ -437,14 +470,17 @@ async def test_the_end_of_a_phase_in_mid_message_harms_nobody(hand: Hand) -> Non
     await hand.head()
     await hand.chunk(0)
     a.exchange.abandon()
+    longer, a.block = a.block, one_block(1, CHUNK)  # one chunk long
     a.begin_phase(1, block=1)
-    a.open(4)
     await hand.chunk(1)
+    a.block = longer
+    a.begin_phase(2, block=1)
+    a.open(8)
     await hand.chunk(2)
     await hand.head(step=1)  # of a phase that has passed: not even decoded
     await hand.raw(messages.chunk(Section.FIRST, 9, as_bytes(hand.values)))
     own = a.theta.clone()
-    await hand.whole(step=4, block=1)
+    await hand.whole(step=8, block=1)
     a.half_step()
     assert (await a.mix()).reason is Reason.COMPLETE
     torch.testing.assert_close(a.theta, (own + hand.values) / 2)

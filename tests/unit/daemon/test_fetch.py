@@ -294,6 +294,17 @@ async def test_a_bad_answer_fails_the_fetch_and_ends_the_link(
     assert await ends.error(joiner) is error
 
 
+async def test_what_a_donor_sends_after_declining_is_dropped(ends: Ends) -> None:
+    joiner = ends.port(ends.near)
+    declined = pb.FetchMessage(failure=pb.FetchFailure(reason="busy")).SerializeToString()
+    sending = asyncio.create_task(answer(ends, declined, *WHOLE, *WHOLE))
+    assert "busy" in str(await failure(joiner))
+    await settled()
+    await sending
+    _, donation = await asyncio.gather(answer(ends, header(), *WHOLE), soon(joiner.fetch(0)))
+    assert torch.equal(donation.values, values_of(0))
+
+
 # -- several donors -----------------------------------------------------------------------------------------
 
 
