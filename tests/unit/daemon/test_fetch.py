@@ -305,6 +305,15 @@ async def test_what_a_donor_sends_after_declining_is_dropped(ends: Ends) -> None
     assert torch.equal(donation.values, values_of(0))
 
 
+async def test_what_a_donor_sends_beyond_the_block_is_dropped(ends: Ends) -> None:
+    joiner = ends.port(ends.near)
+    for _ in range(2):
+        sending = asyncio.create_task(answer(ends, header(), *WHOLE, *WHOLE))
+        assert torch.equal((await soon(joiner.fetch(0))).values, values_of(0))
+        await settled()
+        await sending
+
+
 # -- several donors -----------------------------------------------------------------------------------------
 
 
