@@ -83,8 +83,8 @@ class Node:
         values = {Section.BLOCK: self.theta, **self.rule.outgoing(self.block, self.state)}
         self.coding.encoder.encode(values)
 
-    async def mix(self, computed: float = 0.1) -> Proceed:
-        """Exchange, mix and apply."""
+    async def mix(self, computed: float = 4.0) -> Proceed:
+        """Exchange, mix and apply. ``computed``: by default so long that no deadline passes on a busy machine."""
         accumulators = {section: torch.zeros(size) for section, size in self.coding.sizes.items()}
         async with asyncio.timeout(PATIENCE_S):
             proceed, mixer = await self.exchange.mix(self.state.updates, accumulators, computed)
