@@ -403,7 +403,11 @@ class Trainer:
         if block >= len(self._model.plan):
             raise PeerError(f"there is no block {block}")
         async with self._whole_steps:
+            # Active, or about to be again: what this peer came back with in the middle of the phase.
             active = self._active is not None and self._active.block.index == block
+            resumed = self._resumed
+            if resumed is not None and (resumed.block, resumed.phase) == (block, self.position.phase):
+                active = True
             values = await self._compute.run(self._model.block, block)
             return Donation(values, self.progress.step, active)
 
