@@ -25,7 +25,7 @@ from decad.daemon.progress import Notices, Progress
 from decad.wire.memory import MemoryNetwork, MemoryTransport
 from support.toy import ToyModel
 
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 """How long a test waits for what takes tenths of a second on a machine that has nothing else to do."""
 POLL_S = 0.005
 
