@@ -189,7 +189,7 @@ class FetchPort:
 
 def as_bytes(values: Tensor) -> memoryview:
     """The memory of a contiguous host tensor."""
-    return memoryview(values.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]  # numpy < 3.12 stubs
+    return memoryview(values.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]  # the buffer protocol is typed from 3.12 on
 
 
 def _digest(values: Tensor) -> bytes:
