@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from decad.core.layout import cut
+from decad.core.memory import bytes_of
 from decad.core.mixing import Section
 from decad.core.pieces import pieces
 from decad.errors import ConfigError, PoisonError, ProtocolError
@@ -124,7 +125,7 @@ class Fp32Encoder:
         self.sequence += 1
 
     def payload(self, section: Section, chunk: int, full: bool) -> memoryview:
-        return _bytes_of(_chunk_of(self.public[section], chunk, self.chunk_elements))
+        return bytes_of(_chunk_of(self.public[section], chunk, self.chunk_elements))
 
 
 class Bf16DeltaEncoder:
@@ -156,7 +157,7 @@ class Bf16DeltaEncoder:
     def payload(self, section: Section, chunk: int, full: bool) -> memoryview:
         changes = section is Section.BLOCK and not full
         values = _chunk_of(self._changes if changes else self.public[section], chunk, self.chunk_elements)
-        return _bytes_of(values.float() if full else values)
+        return bytes_of(values.float() if full else values)
 
 
 class Fp32Decoder:
@@ -244,10 +245,6 @@ class _Due:
 
 def _chunk_of(values: Tensor, chunk: int, chunk_elements: int) -> Tensor:
     return values[chunk * chunk_elements : (chunk + 1) * chunk_elements]
-
-
-def _bytes_of(values: Tensor) -> memoryview:
-    return values.detach().cpu().view(torch.uint8).numpy().data
 
 
 def _sound(section: Section, chunk: int, values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from decad._proto import peer_pb2 as pb
 from decad.core.blocks import BlockPlan
+from decad.core.memory import bytes_of
 from decad.errors import DecadError, LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
@@ -179,7 +180,7 @@ class FetchPort:
         )
         await self._put(pb.FetchMessage(header=header).SerializeToString())
         for index, start in enumerate(range(0, values.numel(), CHUNK_ELEMENTS)):
-            payload = as_bytes(values[start : start + CHUNK_ELEMENTS])
+            payload = bytes_of(values[start : start + CHUNK_ELEMENTS])
             await self._put(messages.fetch_chunk(index, payload))
 
     async def _put(self, message: bytes) -> None:
@@ -187,13 +188,8 @@ class FetchPort:
         self._sent.count_fetch(len(message))
 
 
-def as_bytes(values: Tensor) -> memoryview:
-    """The memory of a contiguous host tensor."""
-    return memoryview(values.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]  # the buffer protocol is typed from 3.12 on
-
-
 def _digest(values: Tensor) -> bytes:
-    return hashlib.sha256(as_bytes(values)).digest()
+    return hashlib.sha256(bytes_of(values)).digest()
 
 
 def _examine(values: Tensor) -> tuple[bytes, bool]:

@@ -11,10 +11,11 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
+
+from decad.core.memory import bytes_of
 
 DTYPES: Mapping[torch.dtype, str] = {
     torch.float64: "F64",
@@ -52,7 +53,7 @@ def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
     for _, tensor in ordered:
-        yield _memory(tensor.detach().contiguous())
+        yield bytes_of(tensor.detach().contiguous())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -62,12 +63,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         (length,) = struct.unpack("<Q", file.read(8))
         for name, entry in json.loads(file.read(length)).items():
             tensor = torch.empty(entry["shape"], dtype=_DTYPES_BY_CODE[entry["dtype"]])
-            file.readinto(_memory(tensor))
+            file.readinto(bytes_of(tensor))
             tensors[name] = tensor
     return tensors
-
-
-def _memory(tensor: Tensor) -> memoryview:
-    """The tensor's own bytes; writing to them writes to the tensor."""
-    flat = tensor.reshape(-1).view(torch.uint8).numpy()
-    return memoryview(cast(bytearray, flat))

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from decad.config import RunSpec
 from decad.core.coding import CHUNK_ELEMENTS
+from decad.core.memory import bytes_of
 from decad.core.mixing import Section
 from decad.core.overlay import mixing_matrix
 from decad.core.round import WINDOW, Reason
-from decad.daemon.fetch import as_bytes
 from decad.errors import PeerError, PoisonError, ProtocolError
 from decad.wire import messages
 from decad.wire.transport import Link
@@ -282,7 +282,7 @@ class Hand:
 
     async def chunk(self, number: int, values: Tensor | None = None) -> None:
         piece = self.values[number * CHUNK : (number + 1) * CHUNK] if values is None else values
-        await self.raw(messages.chunk(Section.BLOCK, number, as_bytes(piece)))
+        await self.raw(messages.chunk(Section.BLOCK, number, bytes_of(piece)))
 
     async def whole(self, **changed: object) -> None:
         await self.head(**changed)
@@ -400,7 +400,7 @@ async def test_a_chunk_out_of_order_ends_the_link(hand: Hand) -> None:
 
 async def test_a_chunk_of_another_section_ends_the_link(hand: Hand) -> None:
     await hand.head()
-    await hand.raw(messages.chunk(Section.FIRST, 0, as_bytes(hand.values[:CHUNK])))
+    await hand.raw(messages.chunk(Section.FIRST, 0, bytes_of(hand.values[:CHUNK])))
     await refused(hand, ProtocolError, "out of order")
 
 
@@ -478,7 +478,7 @@ async def test_the_end_of_a_phase_in_mid_message_harms_nobody(hand: Hand) -> Non
     a.open(8)
     await hand.chunk(2)
     await hand.head(step=1)  # of a phase that has passed: not even decoded
-    await hand.raw(messages.chunk(Section.FIRST, 9, as_bytes(hand.values)))
+    await hand.raw(messages.chunk(Section.FIRST, 9, bytes_of(hand.values)))
     own = a.theta.clone()
     await hand.whole(step=8, block=1)
     a.half_step()

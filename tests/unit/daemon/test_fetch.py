@@ -13,8 +13,9 @@ from torch import Tensor
 
 from decad._proto import peer_pb2 as pb
 from decad.core.blocks import BlockPlan
+from decad.core.memory import bytes_of
 from decad.daemon import fetch
-from decad.daemon.fetch import Donation, FetchPort, ReadBlock, as_bytes, fetch_blocks
+from decad.daemon.fetch import Donation, FetchPort, ReadBlock, fetch_blocks
 from decad.errors import LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
@@ -205,7 +206,7 @@ async def test_garbage_ends_the_link(ends: Ends) -> None:
 async def test_what_nobody_asked_for_is_dropped(ends: Ends) -> None:
     port = ends.port(ends.near)
     for number in range(20):
-        await ends.far.fetch.send(messages.fetch_chunk(number, as_bytes(values_of(0))))
+        await ends.far.fetch.send(messages.fetch_chunk(number, bytes_of(values_of(0))))
     await settled()
     ends.port(ends.far)
     assert torch.equal((await soon(port.fetch(0))).values, values_of(0))
@@ -244,7 +245,7 @@ def header(**changed: int | bytes) -> bytes:
     fields: dict[str, int | bytes] = {
         "block": 0,
         "elements": ELEMENTS,
-        "sha256": hashlib.sha256(as_bytes(values_of(0))).digest(),
+        "sha256": hashlib.sha256(bytes_of(values_of(0))).digest(),
         **changed,
     }
     return pb.FetchMessage(header=pb.FetchHeader(**fields)).SerializeToString()  # type: ignore[arg-type]  # by name
@@ -252,7 +253,7 @@ def header(**changed: int | bytes) -> bytes:
 
 def chunk(index: int, values: Tensor | None = None) -> bytes:
     piece = values_of(0)[7 * index : 7 * index + 7] if values is None else values
-    return messages.fetch_chunk(index, as_bytes(piece))
+    return messages.fetch_chunk(index, bytes_of(piece))
 
 
 WHOLE = [chunk(index) for index in range(8)]
