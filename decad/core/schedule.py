@@ -57,6 +57,14 @@ class Schedule:
                 return phase
         return None
 
+    def latest_phases(self, step: int) -> dict[int, int]:
+        """Block -> the last phase that changed it before ``step``; blocks that none changed yet are absent."""
+        latest = {block: self.last_phase(block, step) for block in range(self.blocks)}
+        here = self.position(step)
+        if here.inner:
+            latest[here.block] = here.phase
+        return {block: phase for block, phase in latest.items() if phase is not None}
+
     def _visits(self, round_: int) -> tuple[int, ...]:
         if self.order == "ascending":
             return tuple(range(self.blocks))

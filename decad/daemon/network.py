@@ -1,30 +1,26 @@
-"""Who is there: accepts, dials and greets links, keeps the peer table, and tells the trainer whom to mix with."""
+"""All links of this peer: accepts and dials them, runs their sessions, and keeps the peer table by what they tell."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-import secrets
 import socket
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from decad._proto import peer_pb2 as pb
-from decad.config import PROTOCOL_VERSION, PeerConfig, RunSpec, is_loopback, split_address
+from decad.config import PeerConfig, split_address
 from decad.core.blocks import BlockPlan
-from decad.core.overlay import neighbours
+from decad.daemon.admission import Admission, Stranger, Terms
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import FetchPort, ReadBlock
-from decad.daemon.greeting import DuplicateError, MyselfError, RefusedError, greet
+from decad.daemon.greeting import MyselfError, RefusedError
+from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.progress import Notices
 from decad.daemon.session import Session
 from decad.errors import LinkClosed, MismatchError, NetworkError, OperatorError, PeerError
-from decad.membership.agreement import Adopt, Difference, Refuse, agree, parse_set_fields, parse_spec
 from decad.membership.dialplan import DialPlan
-from decad.membership.edges import mixing_edges
 from decad.membership.identity import Identity, short_id
 from decad.membership.interfaces import choose_interfaces, present_interfaces
 from decad.membership.mdns import Discovery, Found, Lost
@@ -44,15 +40,6 @@ REPLACED_S = 1.0
 """How long a link that takes the place of another may take to be greeted."""
 FAREWELL_S = 1.0
 """How long a last word to a peer may take."""
-
-
-@dataclass
-class Terms:
-    """The run spec as it stands: adopted from a peer at most until ``frozen``."""
-
-    spec: RunSpec
-    set_fields: frozenset[str]
-    frozen: bool = False
 
 
 class Network:
@@ -77,67 +64,32 @@ class Network:
         self.step = 0
         self.training = False
         self.listening = ""
-        self.changed = asyncio.Event()
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails with the error that this machine's operator must see before the first step."""
         self.mismatch: MismatchError | None = None
         """The last one, with whomever."""
         now = asyncio.get_running_loop().time()
         self.table = PeerTable(now)
+        self.neighbourhood = Neighbourhood(identity.peer_id, config.name, terms, self.table)
         self.dials = DialPlan(identity.peer_id, random.Random(identity.peer_id))
         for address in config.peers:
             self.dials.add(address, "peers", now)
         self.mdns = "off"
-        self._instance = secrets.randbits(64)
         self._sessions: dict[str, Session] = {}
+        self._admission = Admission(
+            identity.peer_id, config.name, terms, self._sessions.get, self._terms_adopted
+        )
         self._view_sent: tuple[tuple[str, str, bool], ...] = ()
-        self._greeting = 0
-        self._welcomed: Counter[str] = Counter()
-        """By peer: links that this end welcomed while the other has not answered yet."""
         self._leaving = False
         self._closing: set[asyncio.Task[None]] = set()
         self._discovery: Discovery | None = None
 
-    # -- what the trainer asks ------------------------------------------------------------------------------
-
-    def edges(self) -> frozenset[str]:
-        """Neighbours to mix with in the next step."""
-        views = {p.id: p.view for p in self.table.peers if p.state is State.ALIVE}
-        mine = self.table.mixing & self._sessions.keys()
-        return mixing_edges(self._identity.peer_id, self.terms.spec.overlay, self._names(), mine, views)
-
-    def highest_step(self) -> int | None:
-        """The furthest step among all peers that train; None without any."""
-        return max((self.table[peer].step for peer in self.table.mixing), default=None)
-
-    def furthest_neighbour(self) -> int | None:
-        """The furthest step among the neighbours to mix with; None without any."""
-        return max((self.table[peer].step for peer in self.edges()), default=None)
+    # -- what the trainer and the status ask ----------------------------------------------------------------
 
     def donors(self) -> dict[str, FetchPort]:
-        """Training neighbours within a step of the furthest."""
-        highest = self.highest_step() or 0
-        return {
-            peer: self._sessions[peer].fetch
-            for peer in sorted(self.table.mixing & self._sessions.keys())
-            if self.table[peer].step >= highest - 1
-        }
-
-    @property
-    def known_to_neighbours(self) -> bool:
-        """Whether all that train and that the overlay joins us with, as we see it, see it so too."""
-        mine = self.table.mixing & self._sessions.keys()
-        me, overlay = self._identity.peer_id, self.terms.spec.overlay
-        return self.edges() == neighbours(overlay, {*mine, me}, me, self._names())
-
-    @property
-    def training_peers(self) -> int:
-        """How many others are training."""
-        return len(self.table.mixing)
-
-    def anybody_before(self, step: int) -> bool:
-        """Whether a training neighbour has yet to take the step before ``step``."""
-        return any(self.table[peer].step < step for peer in self.edges())
+        """Training peers within a step of the furthest, who can give blocks."""
+        furthest = self.neighbourhood.furthest()
+        return {peer: self._sessions[peer].fetch for peer in furthest if peer in self._sessions}
 
     def announce(self, step: int, training: bool) -> None:
         """Tell the neighbours where this peer is."""
@@ -145,15 +97,6 @@ class Network:
         self.step, self.training = step, training
         for session in list(self._sessions.values()):
             self._attempt(session, lambda s: s.tell_beacon(force))
-
-    async def wait_change(self) -> None:
-        """Return when something changed about the neighbours."""
-        self.changed.clear()
-        await self.changed.wait()
-
-    def name_of(self, peer: str) -> str:
-        """Name or short id, for people."""
-        return (self.table[peer].name if peer in self.table else "") or short_id(peer)
 
     def found(self, peer: str) -> Origin:
         """How we would find this peer again: the surest of all the ways in which we heard of it."""
@@ -176,7 +119,7 @@ class Network:
     def undecided(self) -> bool:
         """Whether a greeting or the first dial of an address is under way, or a peer has yet to say where it is."""
         return (
-            self._greeting > 0
+            self._admission.under_way > 0
             or any(a.dialling and not a.failures for a in self.dials.addresses)
             or not all(session.heard for session in self._sessions.values())
         )
@@ -190,6 +133,7 @@ class Network:
     async def listen(self) -> None:
         """Accept links. Raises NetworkError when the address is taken or wrong."""
         self.listening = await self._transport.listen(self._config.listen, self._accept)
+        self._admission.listening = self.listening
 
     async def run(self) -> None:
         """Dial, tick and discover until cancelled."""
@@ -205,7 +149,7 @@ class Network:
 
     async def farewell(self, reason: str) -> None:
         """Say goodbye to every neighbour and close all links."""
-        self.training, self._leaving = False, True
+        self.training, self._leaving, self._admission.closed = False, True, True
         sessions = list(self._sessions.values())
         for session in sessions:
             self._attempt(session, lambda s: s.tell(pb.ControlMessage(goodbye=pb.Goodbye(reason=reason))))
@@ -261,7 +205,7 @@ class Network:
         entry = next(a for a in self.dials.addresses if a.address == address)
         try:
             link = await self._transport.dial(address, DIAL_TIMEOUT_S)
-            await self._greet(link, entry.found, address)
+            await self._greet(Stranger(link, address), entry.found)
         except MyselfError:
             self.dials.was_myself(address, loop.time())
         except PeerError as error:
@@ -269,7 +213,7 @@ class Network:
 
     async def _accept(self, link: Link) -> None:
         try:
-            await self._greet(link, "inbound", None)
+            await self._greet(Stranger(link, None), "inbound")
         except (LinkClosed, MismatchError):
             pass
         except RefusedError as error:
@@ -277,49 +221,30 @@ class Network:
         except PeerError as error:
             self.notice(str(error))
 
-    async def _greet(self, link: Link, found: Origin, dialled: str | None) -> None:
+    async def _greet(self, stranger: Stranger, found: Origin) -> None:
         """Greet and run the session of one link until it ends."""
-        self._greeting += 1
-        offered = self.terms.spec
-        adopted: list[Adopt] = []
-        welcomed: list[str] = []
-        address, answered = dialled or "", ""
-
-        def judge(theirs: pb.Hello) -> list[Difference]:
-            nonlocal address, answered
-            address, answered = address or self._address_of(link, theirs), theirs.peer_id.hex()
-            differing = self._judge(link, offered, theirs, adopted)
-            if not differing:
-                welcomed.append(theirs.peer_id.hex())
-                self._welcomed.update(welcomed)
-            return differing
-
         try:
-            hello = await greet(link, self._hello(), judge)
-            if adopted:
-                self._adopt(adopted[0], offered)
-            elif offered is not self.terms.spec:
-                raise DuplicateError("this peer has just adopted another run spec; dial again")
+            hello = await self._admission.admit(stranger, self.step)
         except BaseException as error:
             if isinstance(error, MismatchError):
-                self._mismatched(error, address)
-            await link.close()
-            if dialled is not None and isinstance(error, RefusedError) and answered in self._sessions:
+                self._mismatched(error, stranger.address or stranger.dialled or "")
+            await stranger.link.close()
+            if stranger.dialled and isinstance(error, RefusedError) and stranger.peer in self._sessions:
                 # It is there, and linked with us already: nothing to dial until that link ends.
-                self.dials.reached(dialled, answered, asyncio.get_running_loop().time())
+                self._reached(stranger)
                 return
             raise
         finally:
-            self._greeting -= 1
-            self._welcomed.subtract(welcomed)
-            self.changed.set()
-        peer = hello.peer_id.hex()
-        if dialled is not None:
-            self.dials.reached(dialled, peer, asyncio.get_running_loop().time())
-        await self._converse(peer, link, hello, found, address)
+            self.neighbourhood.changed.set()
+        self._reached(stranger)
+        await self._converse(stranger, hello, found)
 
-    async def _converse(self, peer: str, link: Link, hello: pb.Hello, found: Origin, address: str) -> None:
-        loop = asyncio.get_running_loop()
+    def _reached(self, stranger: Stranger) -> None:
+        if stranger.dialled:
+            self.dials.reached(stranger.dialled, stranger.peer, asyncio.get_running_loop().time())
+
+    async def _converse(self, stranger: Stranger, hello: pb.Hello, found: Origin) -> None:
+        loop, peer, link = asyncio.get_running_loop(), stranger.peer, stranger.link
         fetch = FetchPort(link.fetch, self._plan, self._donate, self._sent, self._received)
         session = Session(peer, link, hello, self, self._exchange, fetch, self._sent, self._received)
         self._moved(
@@ -328,7 +253,7 @@ class Network:
                 link,
                 loop.time(),
                 name=hello.name,
-                address=address,
+                address=stranger.address,
                 found=found,
                 instance=hello.instance,
             )
@@ -362,8 +287,8 @@ class Network:
         """A link ended: perhaps because another one to the same peer takes its place, which is being greeted."""
         with suppress(TimeoutError):
             async with asyncio.timeout(REPLACED_S):
-                while self._welcomed[peer] > 0 and self._sessions.get(peer) is session:
-                    await self.wait_change()
+                while self._admission.awaits(peer) and self._sessions.get(peer) is session:
+                    await self.neighbourhood.wait_change()
 
     async def _last_word(self, link: Link, reason: str) -> None:
         refusal = encode_control(pb.ControlMessage(refusal=pb.Refusal(reason=reason)))
@@ -373,73 +298,14 @@ class Network:
         await asyncio.wait({word})
         word.exception()
 
-    def _judge(self, link: Link, offered: RunSpec, hello: pb.Hello, adopted: list[Adopt]) -> list[Difference]:
-        if self._leaving:
-            raise RefusedError("this peer is leaving")
-        if offered is not self.terms.spec:
-            raise DuplicateError("this peer has just adopted another run spec; dial again")
-        peer = hello.peer_id.hex()
-        older = self._sessions.get(peer)
-        if older is not None and older.hello.instance == hello.instance:
-            mine_is_lower = self._identity.peer_id < peer
-            if older.link.dialled == mine_is_lower and link.dialled != mine_is_lower:
-                raise DuplicateError("there is a link between the two already")
-        verdict = agree(
-            offered,
-            self.terms.set_fields,
-            self.terms.frozen,
-            self._identity.peer_id,
-            parse_spec(hello.spec),
-            parse_set_fields(hello.set_fields),
-            hello.has_trained,
-            peer,
-        )
-        if isinstance(verdict, Refuse):
-            return list(verdict.fields)
-        if isinstance(verdict, Adopt):
-            adopted.append(verdict)
-        return []
-
-    def _adopt(self, verdict: Adopt, offered: RunSpec) -> None:
-        if verdict.spec == self.terms.spec:  # from another link, while this one was greeting
-            return
-        if self.terms.frozen or offered is not self.terms.spec:
-            raise RefusedError("this peer has settled on a run spec meanwhile; dial again")
-        differing = self.terms.spec.differences(verdict.spec)
-        shown = ", ".join(f"{field} = {theirs}" for field, (_, theirs) in sorted(differing.items()))
-        log.info("took the run's settings from a peer: %s", shown)
-        self.terms.spec, self.terms.set_fields = verdict.spec, verdict.set_fields
-        self._exchange.adopt(verdict.spec)
+    def _terms_adopted(self) -> None:
+        self._exchange.adopt(self.terms.spec)
         if self._discovery is not None:
-            self._discovery.update_run(verdict.spec.run, any_run="run" not in verdict.set_fields)
+            self._discovery.update_run(self.terms.spec.run, any_run="run" not in self.terms.set_fields)
         for session in list(self._sessions.values()):
             # They agreed to other terms: let them greet again.
             self._sessions.pop(session.peer)
             self._close_soon(session.link)
-
-    def _hello(self) -> pb.Hello:
-        host, port = split_address(self.listening)
-        return pb.Hello(
-            protocol_version=PROTOCOL_VERSION,
-            peer_id=bytes.fromhex(self._identity.peer_id),
-            instance=self._instance,
-            spec=self.terms.spec.canonical(),
-            set_fields=sorted(self.terms.set_fields),
-            step=self.step,
-            has_trained=self.terms.frozen,
-            listen_port=port,
-            listen_host="" if host in ("0.0.0.0", "::") else host,
-            name=self._config.name,
-        )
-
-    @staticmethod
-    def _address_of(link: Link, hello: pb.Hello) -> str:
-        """Where others may reach the peer at the other end; empty if they cannot."""
-        here = split_address(link.address)[0]
-        host = hello.listen_host[:64] or here
-        if not hello.listen_port or (is_loopback(host) and not is_loopback(here)):
-            return ""
-        return f"[{host}]:{hello.listen_port}" if ":" in host else f"{host}:{hello.listen_port}"
 
     # -- what neighbours tell -------------------------------------------------------------------------------
 
@@ -451,7 +317,7 @@ class Network:
         )
         if before != beacon.training:
             self._broadcast_view()
-        self.changed.set()
+        self.neighbourhood.changed.set()
 
     def heard_view(self, peer: str, view: pb.View) -> None:
         members = [m for m in view.members[:MAX_VIEW] if len(m.peer_id) == 32]
@@ -463,14 +329,14 @@ class Network:
                     self.dials.add(member.address, "exchange", now, member.peer_id.hex())
                 except ValueError:
                     log.debug("peer %s named a malformed address", short_id(peer))
-        self.changed.set()
+        self.neighbourhood.changed.set()
 
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None:
         self._moved(self.table.goodbye(peer, printable(goodbye.reason), asyncio.get_running_loop().time()))
 
     def _moved(self, transitions: list[Transition]) -> None:
         for peer, old, new, reason in () if self._leaving else transitions:
-            who = self.name_of(peer)
+            who = self.neighbourhood.name_of(peer)
             # Until the run's settings stand, links are closed and made anew: of no interest to anybody.
             quiet = not self.terms.frozen and State.GONE not in (old, new)
             log.log(logging.DEBUG if quiet else logging.INFO, "%s is %s: %s", who, new.value, reason)
@@ -481,7 +347,7 @@ class Network:
                 self._notices.add(f"{who} is {new.value}: {reason}.")
         if transitions:
             self._broadcast_view()
-            self.changed.set()
+            self.neighbourhood.changed.set()
 
     def _broadcast_view(self) -> None:
         members = tuple(
@@ -514,12 +380,6 @@ class Network:
         task = asyncio.ensure_future(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-    def _names(self) -> dict[str, str]:
-        names = {p.id: p.name for p in self.table.peers if p.name}
-        if self._config.name:
-            names[self._identity.peer_id] = self._config.name
-        return names
 
     def _mismatched(self, error: MismatchError, address: str) -> None:
         """Fatal before the first step if the operator named this peer, whichever of the two dialled."""

@@ -15,12 +15,13 @@ import torch
 
 from decad._proto.control_pb2 import StatusReply
 from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec, is_loopback, split_address
+from decad.daemon.admission import Terms
 from decad.daemon.compute import ComputeThread
 from decad.daemon.control import control_service
 from decad.daemon.device import choose_device, choose_dtype
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation
-from decad.daemon.network import Network, Terms
+from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
@@ -254,7 +255,7 @@ class Peer:
                     break
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
-                    await network.wait_change()
+                    await network.neighbourhood.wait_change()
         progress.waiting_for = ""
 
     async def _linger(self, network: Network) -> None:
@@ -264,8 +265,8 @@ class Peer:
         self._progress.activity = Activity.FINISHED
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                while not self._stop.is_set() and network.anybody_before(self._progress.step):
-                    await network.wait_change()
+                while not self._stop.is_set() and network.neighbourhood.anybody_before(self._progress.step):
+                    await network.neighbourhood.wait_change()
 
     def _status(self) -> StatusReply:
         if self._board is not None:

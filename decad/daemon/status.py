@@ -69,7 +69,7 @@ class StatusBoard:
         if self.progress.waiting_for:
             return self.progress.waiting_for
         if self.progress.activity is Activity.TRAINING and (missing := self.exchange.waiting_for()):
-            who = ", ".join(sorted(self.network.name_of(peer) for peer in missing))
+            who = ", ".join(sorted(self.network.neighbourhood.name_of(peer) for peer in missing))
             return f"the blocks of {who}, at most {self.exchange.last_deadline:.1f} s"
         return ""
 
@@ -168,7 +168,7 @@ class StatusBoard:
         ]
         if not math.isnan(p.held_out_loss):
             parts.append(f"held-out {p.held_out_loss:.4f}")
-        parts += [f"{p.tokens_per_s:.0f} tokens/s", f"{len(self.network.edges())} neighbours"]
+        parts += [f"{p.tokens_per_s:.0f} tokens/s", f"{len(self.network.neighbourhood.edges())} neighbours"]
         if waiting:
             parts.append(f"waiting for {waiting}")
         return ", ".join(parts)

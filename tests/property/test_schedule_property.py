@@ -48,6 +48,13 @@ def test_last_phase_agrees_with_brute_force(schedule: Schedule, step: int, data:
 
 
 @settings(deadline=None)
+@given(schedules, st.integers(0, 300))
+def test_the_latest_phases_are_those_of_the_steps_taken(schedule: Schedule, step: int) -> None:
+    taken = map(schedule.position, range(step))
+    assert schedule.latest_phases(step) == {position.block: position.phase for position in taken}
+
+
+@settings(deadline=None)
 @given(
     st.sampled_from(["linear", "cosine"]),
     st.integers(1, 1000),

@@ -1,0 +1,69 @@
+"""The neighbours as the trainer sees them: who trains, how far each is, and with whom to mix."""
+
+from __future__ import annotations
+
+import asyncio
+
+from decad.core.overlay import neighbours
+from decad.daemon.admission import Terms
+from decad.membership.edges import mixing_edges
+from decad.membership.identity import short_id
+from decad.membership.table import PeerTable, State
+
+
+class Neighbourhood:
+    """Answers from the peer table. ``me``: own id; ``name``: own, empty without one."""
+
+    def __init__(self, me: str, name: str, terms: Terms, table: PeerTable) -> None:
+        self._me, self._name, self._terms, self._table = me, name, terms, table
+        self.changed = asyncio.Event()
+        """Set to end every `wait_change`."""
+
+    async def wait_change(self) -> None:
+        """Return when something changed about the neighbours."""
+        self.changed.clear()
+        await self.changed.wait()
+
+    def edges(self) -> frozenset[str]:
+        """Neighbours to mix with in the next step."""
+        views = {p.id: p.view for p in self._table.peers if p.state is State.ALIVE}
+        overlay = self._terms.spec.overlay
+        return mixing_edges(self._me, overlay, self._names(), self._table.mixing, views)
+
+    def highest_step(self) -> int | None:
+        """The furthest step among all peers that train; None without any."""
+        return max((self._table[peer].step for peer in self._table.mixing), default=None)
+
+    def furthest_neighbour(self) -> int | None:
+        """The furthest step among the neighbours to mix with; None without any."""
+        return max((self._table[peer].step for peer in self.edges()), default=None)
+
+    def furthest(self) -> list[str]:
+        """Peers that train within a step of the furthest, in the order of ids."""
+        highest = self.highest_step() or 0
+        return sorted(peer for peer in self._table.mixing if self._table[peer].step >= highest - 1)
+
+    def anybody_before(self, step: int) -> bool:
+        """Whether a neighbour to mix with has yet to take the step before ``step``."""
+        return any(self._table[peer].step < step for peer in self.edges())
+
+    @property
+    def known_to_neighbours(self) -> bool:
+        """Whether all that train and that the overlay joins us with, as we see it, see it so too."""
+        members = {*self._table.mixing, self._me}
+        return self.edges() == neighbours(self._terms.spec.overlay, members, self._me, self._names())
+
+    @property
+    def training_peers(self) -> int:
+        """How many others are training."""
+        return len(self._table.mixing)
+
+    def name_of(self, peer: str) -> str:
+        """Name or short id, for people."""
+        return (self._table[peer].name if peer in self._table else "") or short_id(peer)
+
+    def _names(self) -> dict[str, str]:
+        names = {p.id: p.name for p in self._table.peers if p.name}
+        if self._name:
+            names[self._me] = self._name
+        return names

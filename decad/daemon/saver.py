@@ -1,0 +1,98 @@
+"""When checkpoints are written: beside the training, one at a time, and at once for who asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from torch import Tensor
+
+from decad.errors import StateError
+from decad.state.checkpoint import CheckpointStore, Snapshot, TrainedBlock
+from decad.state.manifest import RunRecord
+
+T = TypeVar("T")
+
+
+class Saver:
+    """Owns the io thread. ``notice`` tells the operator of a checkpoint that could not be written."""
+
+    def __init__(self, store: CheckpointStore, notice: Callable[[str], None]) -> None:
+        self._store, self._notice = store, notice
+        self._io = ThreadPoolExecutor(1, "io")
+        self._writing: asyncio.Future[StateError | None] | None = None
+        self._unsaved: dict[int, TrainedBlock] = {}
+        self._requests: list[asyncio.Future[int]] = []
+        self._closed = False
+
+    def changed(self, index: int, block: TrainedBlock) -> None:
+        """An inactive block has new values: to be in the next checkpoint."""
+        self._unsaved[index] = block
+
+    @property
+    def owes(self) -> bool:
+        """Whether somebody waits for a checkpoint, or a block is in none yet."""
+        return bool(self._unsaved or self._requests)
+
+    async def on_io_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work`` after what is being written, on the same thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._io, work)
+
+    async def ready(self) -> None:
+        """Return when no checkpoint is being written."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+
+    def begin(self, run: RunRecord, active: Mapping[str, Tensor]) -> None:
+        """Write a checkpoint in the background; only when `ready`. A failure is told, and left to the next one."""
+        blocks = dict(self._unsaved)
+        self._writing = asyncio.ensure_future(self._write(Snapshot(run, blocks, active)))
+
+    async def wait(self) -> None:
+        """Return when the checkpoint begun last is on the disk. Raises StateError if it could not be written."""
+        if self._writing is not None and (error := await self._writing) is not None:
+            raise error
+
+    async def _write(self, snapshot: Snapshot) -> StateError | None:
+        try:
+            await self.on_io_thread(lambda: self._store.save(snapshot))
+        except StateError as error:
+            self._notice(str(error))
+            return error
+        for index, block in snapshot.blocks.items():
+            if self._unsaved.get(index) is block:
+                del self._unsaved[index]
+        return None
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    def request(self) -> asyncio.Future[int] | None:
+        """A future checkpoint's step, once `answer` was called; None when no other checkpoint comes."""
+        if self._closed:
+            return None
+        request: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._requests.append(request)
+        return request
+
+    async def answer(self, save: Callable[[], Awaitable[int]]) -> None:
+        """If anybody asked for a checkpoint, have ``save`` write one, and tell them its step or its error."""
+        if not self._requests:
+            return
+        try:
+            step = await save()
+        except StateError as error:
+            for request in self._requests:
+                request.set_exception(error)
+        else:
+            for request in self._requests:
+                request.set_result(step)
+        self._requests.clear()
+
+    def close(self) -> None:
+        """Finish what is being written and end the thread."""
+        self._closed = True
+        for request in self._requests:
+            request.cancel()
+        self._io.shutdown(wait=True)
