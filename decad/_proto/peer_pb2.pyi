@@ -50,8 +50,13 @@ Global___Section: typing_extensions.TypeAlias = Section
 
 @typing.final
 class ControlMessage(google.protobuf.message.Message):
+    """Every message ends with a seal: XXH3-64 over all bytes before the field, seeded with the number of the message on
+    its channel and direction, from 0. Receiver: closes the link when it does not fit, and dials again.
+    """
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    SEAL_FIELD_NUMBER: builtins.int
     HELLO_FIELD_NUMBER: builtins.int
     REFUSAL_FIELD_NUMBER: builtins.int
     BEACON_FIELD_NUMBER: builtins.int
@@ -59,6 +64,7 @@ class ControlMessage(google.protobuf.message.Message):
     ASK_FIELD_NUMBER: builtins.int
     GOODBYE_FIELD_NUMBER: builtins.int
     WELCOME_FIELD_NUMBER: builtins.int
+    seal: builtins.int
     @property
     def hello(self) -> Global___Hello: ...
     @property
@@ -76,6 +82,7 @@ class ControlMessage(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        seal: builtins.int = ...,
         hello: Global___Hello | None = ...,
         refusal: Global___Refusal | None = ...,
         beacon: Global___Beacon | None = ...,
@@ -85,7 +92,7 @@ class ControlMessage(google.protobuf.message.Message):
         welcome: Global___Welcome | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "view", b"view", "welcome", b"welcome"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "view", b"view", "welcome", b"welcome"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "seal", b"seal", "view", b"view", "welcome", b"welcome"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "refusal", "beacon", "view", "ask", "goodbye", "welcome"] | None: ...
 
 Global___ControlMessage: typing_extensions.TypeAlias = ControlMessage
@@ -318,8 +325,10 @@ Global___Goodbye: typing_extensions.TypeAlias = Goodbye
 class BlockMessage(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    SEAL_FIELD_NUMBER: builtins.int
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
+    seal: builtins.int
     @property
     def header(self) -> Global___BlockHeader: ...
     @property
@@ -327,11 +336,12 @@ class BlockMessage(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        seal: builtins.int = ...,
         header: Global___BlockHeader | None = ...,
         chunk: Global___BlockChunk | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "kind", b"kind"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "kind", b"kind"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "kind", b"kind", "seal", b"seal"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["header", "chunk"] | None: ...
 
 Global___BlockMessage: typing_extensions.TypeAlias = BlockMessage
@@ -434,10 +444,12 @@ Global___BlockChunk: typing_extensions.TypeAlias = BlockChunk
 class FetchMessage(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    SEAL_FIELD_NUMBER: builtins.int
     REQUEST_FIELD_NUMBER: builtins.int
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
     FAILURE_FIELD_NUMBER: builtins.int
+    seal: builtins.int
     @property
     def request(self) -> Global___FetchRequest: ...
     @property
@@ -449,13 +461,14 @@ class FetchMessage(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        seal: builtins.int = ...,
         request: Global___FetchRequest | None = ...,
         header: Global___FetchHeader | None = ...,
         chunk: Global___FetchChunk | None = ...,
         failure: Global___FetchFailure | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunk", b"chunk", "failure", b"failure", "header", b"header", "kind", b"kind", "request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "failure", b"failure", "header", b"header", "kind", b"kind", "request", b"request"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "failure", b"failure", "header", b"header", "kind", b"kind", "request", b"request", "seal", b"seal"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["request", "header", "chunk", "failure"] | None: ...
 
 Global___FetchMessage: typing_extensions.TypeAlias = FetchMessage

@@ -36,6 +36,7 @@ from decad.state.lock import StateLock
 from decad.state.weights import TrainedBlocks
 from decad.wire.counters import ByteCounter
 from decad.wire.grpc_transport import GrpcTransport
+from decad.wire.sealed import SealedTransport
 from decad.wire.transport import Transport
 
 log = logging.getLogger("decad")
@@ -64,7 +65,7 @@ class Peer:
         load_model: ModelLoader = TrainableModel.load,
     ) -> None:
         self._spec, self._config = spec, config
-        self._transport = transport or GrpcTransport()
+        self._transport = SealedTransport(transport or GrpcTransport())
         self._load_model = load_model
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
