@@ -480,13 +480,19 @@ class FetchRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BLOCK_FIELD_NUMBER: builtins.int
+    HAVE_FIELD_NUMBER: builtins.int
     block: builtins.int
+    @property
+    def have(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SHA-256 of the chunks that the joiner holds already, from a donor that died; by index, empty where it has none."""
+
     def __init__(
         self,
         *,
         block: builtins.int = ...,
+        have: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["block", b"block"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block", b"block", "have", b"have"]) -> None: ...
 
 Global___FetchRequest: typing_extensions.TypeAlias = FetchRequest
 
@@ -507,8 +513,10 @@ class FetchHeader(google.protobuf.message.Message):
     active: builtins.bool
     """The block was active, so the copy lies between two steps of the donor."""
     elements: builtins.int
-    sha256: builtins.bytes
-    """SHA-256 of the block's fp32 bytes."""
+    @property
+    def sha256(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SHA-256 of each chunk's fp32 bytes, 262144 values a chunk."""
+
     def __init__(
         self,
         *,
@@ -516,7 +524,7 @@ class FetchHeader(google.protobuf.message.Message):
         step: builtins.int = ...,
         active: builtins.bool = ...,
         elements: builtins.int = ...,
-        sha256: builtins.bytes = ...,
+        sha256: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["active", b"active", "block", b"block", "elements", b"elements", "sha256", b"sha256", "step", b"step"]) -> None: ...
 
@@ -524,7 +532,7 @@ Global___FetchHeader: typing_extensions.TypeAlias = FetchHeader
 
 @typing.final
 class FetchChunk(google.protobuf.message.Message):
-    """Sender: the donor. fp32, little-endian; payload last."""
+    """Sender: the donor, in the order of the indices, leaving out those whose hash the request named. fp32, little-endian; payload last."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

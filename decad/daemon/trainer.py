@@ -13,7 +13,8 @@ from decad.config import PeerConfig, RunSpec
 from decad.core.schedule import Position, Schedule, learning_rate
 from decad.daemon.compute import ComputeThread
 from decad.daemon.exchange import Exchange, describe
-from decad.daemon.fetch import Donation, FetchPort, fetch_blocks
+from decad.daemon.fetch import Donation, FetchPort
+from decad.daemon.gathering import Gathering
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.phase import TrainingRule
 from decad.daemon.progress import Activity, Notices, Progress
@@ -74,8 +75,6 @@ class Trainer:
         self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
         self.progress, self._notices = progress, notices
         self._stopping = asyncio.Event()
-        self._whole_steps = asyncio.Lock()
-        """Held from the half-step to the end of the step: a joiner is given what a completed step left."""
         self._saver = Saver(store, self.notice)
         self._replica = Replica(spec, self.schedule, self._rule, model, compute, self._saver, checkpoint)
         self._missing = ""
@@ -164,7 +163,7 @@ class Trainer:
             return
         loss, gradient = computed
         del computed
-        async with self._whole_steps:
+        async with self._replica.whole_steps:
             accumulators = await self._compute.run(active.half_step, gradient, step)
             del gradient
             half = loop.time()
@@ -249,6 +248,7 @@ class Trainer:
 
     async def _join(self) -> None:
         """Take the neighbours' step, and their copies of the blocks whose phases this peer missed."""
+        gathering = Gathering(self._model.plan)
         while not self._stopping.is_set():
             highest = self._neighbourhood.highest_step()
             if highest is None or highest <= self.progress.step:
@@ -264,7 +264,7 @@ class Trainer:
                 f"{count} from {', '.join(sorted(map(self._neighbourhood.name_of, donors)))}"
             )
             log.info("joining at step %d: fetching %s", highest, self.progress.waiting_for)
-            left = await self._unless_stopped(fetch_blocks(donors, missed, self._replica.take))
+            left = await self._unless_stopped(gathering.fetch(donors, missed, self._replica.take))
             if left is not None and len(left) == len(missed):
                 await self._neighbourhood.wait_change()
             self.progress.waiting_for = ""
@@ -291,8 +291,7 @@ class Trainer:
 
     async def donate(self, block: int) -> Donation:
         """A copy of a block for a joiner. Raises PeerError."""
-        async with self._whole_steps:
-            return await self._replica.donate(block, self.progress.step)
+        return await self._replica.donate(block, lambda: self.progress.step)
 
     # -- saving ---------------------------------------------------------------------------------------------
 

@@ -26,7 +26,9 @@ from decad.wire.transport import Buffer
 MAX_CONTROL_BYTES = 1 << 19
 """A Hello with a spec of the greatest length fits; a view of a thousand peers has 70 kB."""
 MAX_HEADER_BYTES = 4096
-"""A header has about 60 bytes; the bound keeps a peer from making us build large objects."""
+"""A block header has about 60 bytes; the bound keeps a peer from making us build large objects."""
+MAX_FETCH_BYTES = 1 << 20
+"""Of a fetch message that is no chunk: 34 bytes a chunk, so this is a block of 8 billion parameters."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _UINT32_MAX = 2**32 - 1
@@ -120,7 +122,7 @@ def parse_fetch(message: Buffer) -> FetchPart:
     if kind == pb.FetchMessage.CHUNK_FIELD_NUMBER:
         (index,), payload = _place_and_payload(body, (1,))
         return FetchChunk(index, payload)
-    if len(body) > MAX_HEADER_BYTES:
+    if len(body) > MAX_FETCH_BYTES:
         raise ProtocolError(f"a fetch message holds field {kind} of {len(body)} bytes.")
     part = _parse(pb.FetchMessage(), message)
     if part.WhichOneof("kind") is None:
