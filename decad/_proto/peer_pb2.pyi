@@ -24,6 +24,30 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Stage:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _StageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    STAGE_AWAY: _Stage.ValueType  # 0
+    """starting, joining, or done with its steps"""
+    STAGE_READY: _Stage.ValueType  # 1
+    """would train, but waits for others: it counts among those that they wait for"""
+    STAGE_TRAINING: _Stage.ValueType  # 2
+    """exchanges blocks; others mix with it"""
+
+class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
+    """What a peer is doing, as far as others must know."""
+
+STAGE_AWAY: Stage.ValueType  # 0
+"""starting, joining, or done with its steps"""
+STAGE_READY: Stage.ValueType  # 1
+"""would train, but waits for others: it counts among those that they wait for"""
+STAGE_TRAINING: Stage.ValueType  # 2
+"""exchanges blocks; others mix with it"""
+Global___Stage: typing_extensions.TypeAlias = Stage
+
 class _Section:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -220,14 +244,13 @@ class Beacon(google.protobuf.message.Message):
 
     SEQUENCE_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
-    TRAINING_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
     ECHO_SEQUENCE_FIELD_NUMBER: builtins.int
     ECHO_AGE_US_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     step: builtins.int
     """The next step that the sender will take (or is taking)."""
-    training: builtins.bool
-    """False while the peer waits, joins, or has finished its steps: it then exchanges no blocks."""
+    stage: Global___Stage.ValueType
     echo_sequence: builtins.int
     """Echo of the last beacon heard from the receiver, and how long ago that was, in microseconds."""
     echo_age_us: builtins.int
@@ -236,11 +259,11 @@ class Beacon(google.protobuf.message.Message):
         *,
         sequence: builtins.int = ...,
         step: builtins.int = ...,
-        training: builtins.bool = ...,
+        stage: Global___Stage.ValueType = ...,
         echo_sequence: builtins.int = ...,
         echo_age_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["echo_age_us", b"echo_age_us", "echo_sequence", b"echo_sequence", "sequence", b"sequence", "step", b"step", "training", b"training"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["echo_age_us", b"echo_age_us", "echo_sequence", b"echo_sequence", "sequence", b"sequence", "stage", b"stage", "step", b"step"]) -> None: ...
 
 Global___Beacon: typing_extensions.TypeAlias = Beacon
 

@@ -22,6 +22,7 @@ from decad.daemon.replica import Replica
 from decad.daemon.saver import Saver
 from decad.data.position import DataPosition
 from decad.data.text import TextData
+from decad.membership.table import Stage
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
 from decad.state.manifest import RunRecord
@@ -30,8 +31,8 @@ from decad.state.weights import ACTIVE_BLOCK
 log = logging.getLogger("decad")
 
 KNOWN_S = 2.0
-"""How long the first step waits for the neighbours' views. If two of them cannot reach each other, as in networks
-where not everybody reaches everybody, views go on differing."""
+"""How long the first step waits for those who begin too, and for the neighbours' views. If two of them cannot reach
+each other, as in networks where not everybody reaches everybody, views go on differing."""
 
 T = TypeVar("T")
 
@@ -42,10 +43,10 @@ class Surroundings(Protocol):
     neighbourhood: Neighbourhood
 
     def donors(self) -> dict[str, FetchPort]:
-        """Training peers within a step of the furthest, who can give blocks."""
+        """Peers within a step of the furthest, who can give blocks."""
         ...
 
-    def announce(self, step: int, training: bool) -> None:
+    def announce(self, step: int, stage: Stage) -> None:
         """Tell the neighbours where this peer is."""
         ...
 
@@ -104,10 +105,9 @@ class Trainer:
         try:
             await self._evaluate()
             await self._join()
-            self._network.announce(self.progress.step, training=True)
             await self._wait_for_peers()
             if self._phases_behind():  # who trained before was not here yet, or had not said so
-                self._network.announce(self.progress.step, training=False)
+                self._network.announce(self.progress.step, Stage.AWAY)
                 await self._join()
             while not self._stopping.is_set() and not self._finished():
                 self._skip_ahead()
@@ -121,7 +121,7 @@ class Trainer:
                 await self._evaluate()
             await self._end()
         finally:
-            self._network.announce(self.progress.step, training=False)
+            self._network.announce(self.progress.step, Stage.AWAY)
             self._saver.close()
 
     async def _end(self) -> None:
@@ -153,7 +153,7 @@ class Trainer:
         progress, loop = self.progress, asyncio.get_running_loop()
         step = progress.step
         progress.activity, progress.learning_rate = Activity.TRAINING, self._rule.rate(step)
-        self._network.announce(step, training=True)
+        self._network.announce(step, Stage.TRAINING)
         self._exchange.open(step, self._neighbourhood.edges())
         batch, following = self._data.batch(self._position, self._config.batch_size)
         begun = loop.time()
@@ -276,18 +276,22 @@ class Trainer:
         return highest is not None and self.schedule.position(highest).phase > self.position.phase
 
     async def _wait_for_peers(self) -> None:
-        """Wait for ``min_peers`` others before the first step, and a moment until they know of this one."""
-        wanted = self._config.min_peers
-        while not self._stopping.is_set() and (here := self._neighbourhood.training_peers) < wanted:
+        """Wait for ``min_peers`` others before the first step, and a moment until all who begin know of each other."""
+        wanted, neighbourhood = self._config.min_peers, self._neighbourhood
+        self._network.announce(self.progress.step, Stage.READY)
+        while not self._stopping.is_set() and (here := neighbourhood.ready) < wanted:
             self.progress.activity = Activity.WAITING
             self.progress.waiting_for = f"neighbours that train ({wanted} wanted, {here} here)"
-            await self._neighbourhood.wait_change()
+            await neighbourhood.wait_change()
             await self._saver.answer(self._save)
         self.progress.waiting_for = ""
+        self._network.announce(self.progress.step, Stage.TRAINING)
         with suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_S):
-                while not self._stopping.is_set() and not self._neighbourhood.known_to_neighbours:
-                    await self._neighbourhood.wait_change()
+                while not self._stopping.is_set() and not (
+                    neighbourhood.all_have_begun and neighbourhood.known_to_neighbours
+                ):
+                    await neighbourhood.wait_change()
 
     async def donate(self, block: int) -> Donation:
         """A copy of a block for a joiner. Raises PeerError."""

@@ -24,10 +24,10 @@ from decad.membership.dialplan import DialPlan
 from decad.daemon.network import Network
 due, announce = DialPlan.due, Network.announce
 broken = False
-def note(self, step, training):
+def note(self, step, stage):
     global broken
     broken = step >= 9
-    announce(self, step, training)
+    announce(self, step, stage)
 def fail(self, *arguments):
     if broken:
         raise ZeroDivisionError("a bug")

@@ -79,7 +79,7 @@ async def test_lost_repeated_and_overtaken_messages_break_the_seal(order: tuple[
 
 
 async def test_a_sealed_message_is_protobuf_whose_seal_the_generated_class_reads() -> None:
-    message = pb.ControlMessage(beacon=pb.Beacon(sequence=3, training=True))
+    message = pb.ControlMessage(beacon=pb.Beacon(sequence=3, stage=pb.STAGE_TRAINING))
     (sealed,) = (await sent(message.SerializeToString())).under_way
     read = pb.ControlMessage.FromString(sealed)
     assert read.seal == int.from_bytes(sealed[-SEAL_BYTES + 1 :], "little")
