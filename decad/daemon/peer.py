@@ -25,6 +25,7 @@ from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
+from decad.daemon.watchdog import Watchdog
 from decad.data.text import TextData, data_seed
 from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
@@ -89,7 +90,10 @@ class Peer:
         compute = ComputeThread(config.threads)
         try:
             # Before the model is loaded, which may take minutes: what runs can be asked and stopped.
-            with StateLock(config.state_dir):
+            with (
+                StateLock(config.state_dir),
+                Watchdog(lambda: self._progress.pulse, lambda: self._progress.patience_s, self._stuck),
+            ):
                 async with control_service(
                     control_socket(config.state_dir), self._status, self.stop, self._save
                 ):
@@ -268,6 +272,9 @@ class Peer:
             async with asyncio.timeout(LINGER_S):
                 while not self._stop.is_set() and network.neighbourhood.anybody_before(self._progress.step):
                     await network.neighbourhood.wait_change()
+
+    def _stuck(self, text: str) -> None:
+        self._notices.add(text)
 
     def _status(self) -> StatusReply:
         if self._board is not None:
