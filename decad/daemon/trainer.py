@@ -22,6 +22,7 @@ from decad.daemon.replica import Replica
 from decad.daemon.saver import Saver
 from decad.data.position import DataPosition
 from decad.data.text import TextData
+from decad.errors import OperatorError, StateError
 from decad.membership.table import Stage
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
@@ -120,6 +121,11 @@ class Trainer:
             if self._finished() and not self._stopping.is_set():
                 await self._evaluate()
             await self._end()
+        except OperatorError:
+            # The steps before the one that failed are worth keeping.
+            with suppress(StateError):
+                await self._save()
+            raise
         finally:
             self._network.announce(self.progress.step, Stage.AWAY)
             self._saver.close()
