@@ -33,6 +33,7 @@ bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one
 	$(BIN)/python deploy/demo/weights.py $(MODEL)
 	$(BIN)/python tests/bench/bench_exchange.py
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_status.py
+	$(BIN)/python tests/bench/bench_join.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_step.py --model $(MODEL)
 
 proto: $(VENV)/.dev ## Generate decad/_proto from proto/

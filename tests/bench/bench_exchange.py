@@ -4,8 +4,9 @@
 
 Prints the median MB/s of both (10^6 bytes, both directions summed) and their ratio. decad's side is what a
 step does: chunks packed from a tensor, sent over the real transport, parsed, and accumulated with a weight on
-arrival. Raw TCP is blocking sockets with a thread a direction and adds nothing up. The two take turns, so
-that whatever else the machine does disturbs both alike; compare only within one run.
+arrival. Raw TCP is blocking sockets with a thread a direction and adds nothing up. A joiner's fetch of the same
+block, one way, is the third. They take turns, so that whatever else the machine does disturbs all alike; compare
+only within one run.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from typing import Any, TypeAlias
 import torch
 import uvloop
 
+from decad.core.blocks import BlockPlan
 from decad.core.mixing import Section
+from decad.daemon.fetch import Donation, FetchPort, PartialBlock
 from decad.wire import messages
+from decad.wire.counters import ByteCounter
 from decad.wire.grpc_transport import GrpcTransport
 from decad.wire.malloc import tune_malloc
 from decad.wire.sealed import SealedTransport
@@ -49,7 +53,7 @@ def exchange_raw(sock: socket.socket, block: bytearray, into: bytearray) -> floa
 
 
 async def peer(pipe: Pipe, listens: bool, size: int) -> None:
-    """One process: raw and decad in turns, as the pipe says, until it says stop."""
+    """One process: raw, decad and fetch in turns, as the pipe says, until it says stop."""
     torch.set_num_threads(1)
     block = torch.ones(size // 4)
     accumulator = torch.zeros(size // 4)
@@ -88,15 +92,29 @@ async def peer(pipe: Pipe, listens: bool, size: int) -> None:
             values = messages.as_tensor(chunk.payload)
             accumulator[start : start + values.numel()].add_(values, alpha=WEIGHT)
 
+    async def donate(index: int) -> Donation:
+        return Donation(block.clone(), 0, False)
+
+    plan = BlockPlan.build([("block", ["w"])], {"w": (size // 4,)})
+    port = FetchPort(link.fetch, plan, donate, ByteCounter(), ByteCounter())
+    serving = asyncio.create_task(port.run())
+
     pipe.send("ready")
     while (what := pipe.recv()) != "stop":
         if what == "raw":
             pipe.send(exchange_raw(sock, raw_block, raw_into))
+        elif what == "fetch":
+            began = time.perf_counter()
+            if not listens:
+                await port.fetch(0, PartialBlock(size // 4))
+            pipe.send(time.perf_counter() - began)
+            await asyncio.to_thread(pipe.recv)  # goes on serving until the other end has it all
         else:
             began = time.perf_counter()
             cpu = time.process_time()
             await asyncio.gather(send(), receive())
             pipe.send((time.perf_counter() - began, time.process_time() - cpu))
+    serving.cancel()
     if listens:
         ended.set()
     await transport.close()
@@ -128,16 +146,19 @@ def main() -> None:
     dialler.send(listener.recv())
     for pipe in pipes:
         assert pipe.recv() == "ready"
-    seconds: dict[str, list[float]] = {"raw": [], "decad": []}
+    seconds: dict[str, list[float]] = {"raw": [], "decad": [], "fetch": []}
     cpu = []
     for number in range(options.rounds + 2):
         for what in seconds:
             for pipe in pipes:
                 pipe.send(what)
             took = [pipe.recv() for pipe in pipes]
+            if what == "fetch":
+                for pipe in pipes:
+                    pipe.send("served")
             if number < 2:  # windows, caches and heaps warm up
                 continue
-            if what == "raw":
+            if what != "decad":
                 seconds[what].append(max(took))
             else:
                 seconds[what].append(max(wall for wall, _ in took))
@@ -148,7 +169,10 @@ def main() -> None:
     rate = {what: 2 * size / 1e6 / statistics.median(values) for what, values in seconds.items()}
     print(f"raw TCP  {rate['raw']:7.0f} MB/s")
     print(f"decad    {rate['decad']:7.0f} MB/s, {statistics.median(cpu) / (2 * size / 1e9):.2f} CPU s per GB")
-    print(f"ratio    {rate['decad'] / rate['raw']:7.2f}")
+    print(f"ratio    {rate['decad'] / rate['raw']:7.2f} (goal: at least 0.55)")
+    one_way = size / 1e6 / statistics.median(seconds["fetch"])
+    share = one_way / (rate["decad"] / 2)
+    print(f"fetch    {one_way:7.0f} MB/s one way, {share:.2f} of the exchange's (goal: at least 0.5)")
 
 
 if __name__ == "__main__":
