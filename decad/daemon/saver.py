@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from torch import Tensor
-
 from decad.errors import StateError
-from decad.state.checkpoint import CheckpointStore, Snapshot, TrainedBlock
+from decad.state.checkpoint import ActiveState, CheckpointStore, Snapshot, TrainedBlock
 from decad.state.manifest import RunRecord
 
 T = TypeVar("T")
@@ -45,7 +43,7 @@ class Saver:
         if self._writing is not None:
             await asyncio.wait({self._writing})
 
-    def begin(self, run: RunRecord, active: Mapping[str, Tensor]) -> None:
+    def begin(self, run: RunRecord, active: ActiveState | None) -> None:
         """Write a checkpoint in the background; only when `ready`. A failure is told, and left to the next one."""
         blocks = dict(self._unsaved)
         self._writing = asyncio.ensure_future(self._write(Snapshot(run, blocks, active)))

@@ -24,7 +24,6 @@ from decad.data.text import TextData
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
 from decad.state.manifest import RunRecord
-from decad.state.weights import ACTIVE_BLOCK
 
 log = logging.getLogger("decad")
 
@@ -312,11 +311,9 @@ class Trainer:
             spec=self.spec.canonical(),
             set_fields=tuple(sorted(self._set_fields)),
             step=step,
-            updates=held.updates,
             data=position.to_dict(),
-            records={} if held.block is None else {ACTIVE_BLOCK: held.block},
         )
-        self._saver.begin(run, held.tensors)
+        self._saver.begin(run, held)
 
     def notice(self, text: str) -> None:
         """Tell the operator, in the log and the status."""

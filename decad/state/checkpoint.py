@@ -22,13 +22,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from decad.errors import InternalError, StateError
 from decad.state.files import hash_file, make_directory, sync_directory, write_file
 from decad.state.lock import reading, sweeping
-from decad.state.manifest import BlockRecord, FileRecord, Manifest, RunRecord, damaged
+from decad.state.manifest import ActiveRecord, BlockRecord, FileRecord, Manifest, RunRecord, damaged
 from decad.state.tensors import read_tensors, serialise
 
 MANIFEST = "manifest.json"
@@ -49,14 +50,28 @@ class TrainedBlock:
 
 
 @dataclass(frozen=True)
+class ActiveState:
+    """The active block, between two steps of its phase."""
+
+    block: int
+    """Its index."""
+    updates: int
+    """Local updates since the phase began (`AdamState.updates`)."""
+    sequence: int
+    """Number of the last message of this phase (`Encoder.sequence`)."""
+    tensors: Mapping[str, Tensor]
+    """`MASTER`, moments, public copy, by name; in host memory."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What `CheckpointStore.save` writes. No tensor may change before it returns."""
 
     run: RunRecord
     blocks: Mapping[int, TrainedBlock] = field(default_factory=dict)
     """The blocks that changed since the last save that succeeded, by index."""
-    active: Mapping[str, Tensor] = field(default_factory=dict)
-    """Named tensors of the active block: master, m, v, ...; of any shape, in host memory."""
+    active: ActiveState | None = None
+    """None between phases."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +95,12 @@ class Checkpoint:
         """The values [n] of a block in `phases`, in its saved dtype. Raises StateError."""
         return self._read(self.manifest.blocks[index])["block"]
 
-    def active(self) -> dict[str, Tensor]:
-        """The active block's tensors by name; empty between phases. Raises StateError."""
-        return self._read(self.manifest.active) if self.manifest.active else {}
+    def active(self) -> ActiveState | None:
+        """The active block; None between phases. Raises StateError."""
+        record = self.manifest.active
+        if record is None:
+            return None
+        return ActiveState(record.block, record.updates, record.sequence, self._read(record))
 
     def verify(self) -> None:
         """Raises StateError naming the first file that is missing or does not match its hash."""
@@ -148,24 +166,25 @@ class CheckpointStore:
     def _write_tensors(self, snapshot: Snapshot, current: Mapping[int, BlockRecord]) -> Manifest:
         blocks = dict(current)
         for index, block in snapshot.blocks.items():
-            name, sha256 = self._write(f"{BLOCKS}/{index}", {"block": block.values})
+            written = self._write(f"{BLOCKS}/{index}", {"block": block.values})
             dtype = str(block.values.dtype).removeprefix("torch.")
-            blocks[index] = BlockRecord(file=name, sha256=sha256, dtype=dtype, phase=block.phase)
+            blocks[index] = BlockRecord(**written, dtype=dtype, phase=block.phase)
         active = None
-        if snapshot.active:
-            name, sha256 = self._write(f"active-{snapshot.run.step}", snapshot.active)
-            active = FileRecord(file=name, sha256=sha256)
+        if (held := snapshot.active) is not None:
+            written = self._write(f"active-{snapshot.run.step}", held.tensors)
+            active = ActiveRecord(**written, block=held.block, updates=held.updates, sequence=held.sequence)
         sync_directory(self.directory / BLOCKS)
         sync_directory(self.directory)
         return Manifest(run=snapshot.run, blocks=blocks, active=active)
 
-    def _write(self, stem: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-        """Write one file under the name that its contents give it: (path below the directory, SHA-256)."""
-        folder = (self.directory / stem).parent
-        sha256 = write_file(folder / _TEMPORARY, serialise(tensors))
+    def _write(self, stem: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Write one file under the name that its contents give it; returns the fields of its `FileRecord`."""
+        temporary = (self.directory / stem).parent / _TEMPORARY
+        sha256 = write_file(temporary, serialise(tensors))
         name = f"{stem}-{sha256[:16]}.safetensors"
-        os.replace(folder / _TEMPORARY, self.directory / name)
-        return name, sha256
+        size = temporary.stat().st_size
+        os.replace(temporary, self.directory / name)
+        return {"file": name, "sha256": sha256, "size": size}
 
     def _commit(self, manifest: Manifest) -> None:
         write_file(self.directory / _TEMPORARY, [manifest.encode()])

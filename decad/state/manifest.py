@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from decad.errors import StateError
 
-FORMAT = 1
+FORMAT = 2
 """Of the state directory. A newer one is refused, never guessed at."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -33,12 +33,8 @@ class RunRecord(BaseModel):
     """The fields of the spec that the operator set; the others were defaults or adopted from a peer."""
     step: Annotated[int, Field(ge=0)]
     """The next step that this peer will take."""
-    updates: Annotated[int, Field(ge=0)]
-    """Local updates of the active block since its phase began (`AdamState.updates`)."""
     data: dict[str, Any]
     """Position in the data, as JSON."""
-    records: dict[str, Any] = {}
-    """States of random generators, of the wire's coding and the like, as JSON."""
 
 
 class FileRecord(BaseModel):
@@ -48,6 +44,8 @@ class FileRecord(BaseModel):
 
     file: Annotated[str, Field(pattern=r"^(blocks/\d+|active-\d+)-[0-9a-f]{16}\.safetensors$")]
     """Its path below the state directory."""
+    size: Annotated[int, Field(ge=0)]
+    """In bytes."""
     sha256: Sha256
     """Of the file's bytes."""
 
@@ -61,6 +59,17 @@ class BlockRecord(FileRecord):
     """The last phase in which this block was trained, here or by the peer it was fetched from; -1: none."""
 
 
+class ActiveRecord(FileRecord):
+    """The active block, in the middle of its phase."""
+
+    block: Annotated[int, Field(ge=0)]
+    """Its index."""
+    updates: Annotated[int, Field(ge=0)]
+    """Local updates since its phase began (`AdamState.updates`)."""
+    sequence: Annotated[int, Field(ge=-1)]
+    """Number of the last message of this phase (`Encoder.sequence`)."""
+
+
 class Manifest(BaseModel):
     """Everything that a checkpoint consists of."""
 
@@ -69,8 +78,8 @@ class Manifest(BaseModel):
     run: RunRecord
     blocks: dict[int, BlockRecord]
     """By block index. A block that was never trained is absent: the base model has it."""
-    active: FileRecord | None
-    """Master copy, moments and what else belongs to the active block; None between phases."""
+    active: ActiveRecord | None
+    """Master copy, moments and public copy of the active block; None between phases."""
 
     @property
     def tensor_files(self) -> tuple[FileRecord, ...]:

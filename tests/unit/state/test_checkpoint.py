@@ -13,6 +13,7 @@ from support.disk import Disk, Loss, PowerCut
 
 from decad.errors import InternalError, StateError
 from decad.state.checkpoint import (
+    ActiveState,
     Checkpoint,
     CheckpointStore,
     Snapshot,
@@ -28,9 +29,7 @@ def record(step: int) -> RunRecord:
         spec='{"run":"test"}',
         set_fields=("lr", "run"),
         step=step,
-        updates=step % 3,
         data={"epoch": 1, "position": step, "seed": 2**100},
-        records={"noise": [step, 0.1]},
     )
 
 
@@ -41,15 +40,17 @@ def filled(value: float, elements: int = 5) -> torch.Tensor:
 OLD = Snapshot(
     record(20),
     {0: TrainedBlock(filled(0.25), 3), 2: TrainedBlock(filled(2.5).bfloat16(), 1)},
-    {"master": filled(1.0), "m": filled(0.1), "v": filled(0.2), "rng": torch.arange(7, dtype=torch.uint8)},
+    ActiveState(
+        1, 3, 4, {"master": filled(1.0), "m": filled(0.1), "rng": torch.arange(7, dtype=torch.uint8)}
+    ),
 )
 NEW = Snapshot(
     record(40),
     {0: TrainedBlock(filled(-0.25), 6), 1: TrainedBlock(filled(9.0, 3), 5)},
-    {"master": filled(7.0), "m": filled(0.7), "v": filled(0.3)},
+    ActiveState(0, 0, -1, {"master": filled(7.0), "m": filled(0.7), "v": filled(0.3)}),
 )
 
-Contents = tuple[RunRecord, dict[int, tuple[int, str, list[float]]], dict[str, list[float]]]
+Contents = tuple[RunRecord, dict[int, tuple[int, str, list[float]]], object]
 
 
 def contents(checkpoint: Checkpoint | None) -> Contents | None:
@@ -59,7 +60,14 @@ def contents(checkpoint: Checkpoint | None) -> Contents | None:
         index: (phase, str(checkpoint.block(index).dtype), checkpoint.block(index).tolist())
         for index, phase in checkpoint.phases.items()
     }
-    return checkpoint.run, blocks, {name: tensor.tolist() for name, tensor in checkpoint.active().items()}
+    return checkpoint.run, blocks, plain(checkpoint.active())
+
+
+def plain(active: ActiveState | None) -> object:
+    if active is None:
+        return None
+    tensors = {name: tensor.tolist() for name, tensor in active.tensors.items()}
+    return active.block, active.updates, active.sequence, tensors
 
 
 def load(directory: Path) -> Checkpoint | None:
@@ -95,7 +103,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert contents(load(tmp_path)) == (
         OLD.run,
         {0: (3, "torch.float32", [0.25] * 5), 2: (1, "torch.bfloat16", [2.5] * 5)},
-        {name: tensor.tolist() for name, tensor in OLD.active.items()},
+        plain(OLD.active),
     )
 
 
@@ -114,7 +122,7 @@ def test_between_phases_there_is_no_active_block(tmp_path: Path) -> None:
     saved(tmp_path, OLD, Snapshot(record(40), NEW.blocks))
     loaded = load(tmp_path)
     assert loaded is not None
-    assert loaded.active() == {}
+    assert loaded.active() is None
     assert not list(tmp_path.glob("active-*"))
 
 
@@ -138,9 +146,7 @@ def test_tensor_files_are_safetensors(tmp_path: Path) -> None:
     saved(tmp_path, OLD)
     (active,) = tmp_path.glob("active-20-*.safetensors")
     read = load_file(active)
-    assert {name: tensor.tolist() for name, tensor in read.items()} == {
-        name: tensor.tolist() for name, tensor in OLD.active.items()
-    }
+    assert plain(ActiveState(1, 3, 4, read)) == plain(OLD.active)
 
 
 def test_saving_before_loading_is_a_bug(tmp_path: Path) -> None:
@@ -281,8 +287,8 @@ def test_a_damaged_file_is_named_and_nothing_is_removed(tmp_path: Path, pattern:
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, OLD)
     path = tmp_path / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(StateError, match="format 2"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+    with pytest.raises(StateError, match="format 3"):
         load(tmp_path)
 
 

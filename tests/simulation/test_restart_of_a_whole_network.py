@@ -1,0 +1,88 @@
+"""Exact state: a network that is stopped and started again ends where one that was not stopped does, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from support.cluster import Cluster
+from support.toy import ToyModel
+from torch import Tensor
+
+from decad.core.deadline import Pace
+from decad.daemon import peer, trainer
+from decad.membership.identity import load_or_create
+from decad.state.checkpoint import open_checkpoint
+from decad.state.weights import TrainedBlocks
+
+NAMES = "abc"
+INNER_STEPS = 5
+
+Saved = tuple[int, object, dict[str, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is left out because the machine is busy: who mixes with whom is part of what is compared."""
+    monkeypatch.setattr(Pace, "deadline", lambda pace, block, computed: 30.0)
+    monkeypatch.setattr(trainer, "KNOWN_S", 30.0)
+    monkeypatch.setattr(peer, "LINGER_S", 30.0)
+
+
+@pytest.fixture(autouse=True)
+def the_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy that also learns what it reads, so that a position in the data that was lost shows."""
+    plain = ToyModel.gradient
+
+    def gradient(model: ToyModel, batch: Tensor) -> tuple[float, Tensor]:
+        loss, apart = plain(model, batch)
+        return loss, apart + batch.float().mean() / 1000
+
+    monkeypatch.setattr(ToyModel, "gradient", gradient)
+
+
+def saved(directory: Path) -> Saved:
+    """Step, position in the data, and every tensor by name."""
+    with open_checkpoint(directory) as checkpoint:
+        assert checkpoint is not None
+        blocks = TrainedBlocks(checkpoint)
+        tensors = {str(index): blocks[index] for index in blocks}
+        if (active := checkpoint.active()) is not None:
+            tensors |= active.tensors
+        return checkpoint.run.step, checkpoint.run.data, tensors
+
+
+async def train(folder: Path, steps: int, again: bool, **settings: object) -> None:
+    """All peers until ``steps``, every one of them in every step; ``again``: from checkpoints of their own."""
+    async with Cluster(folder, inner_steps=INNER_STEPS, **settings) as cluster:
+        for i, name in enumerate(NAMES):
+            cluster.start(name, min_peers=len(NAMES) - 1, steps=steps, own=i - 1.0)
+        await cluster.ended()
+        for machine in cluster.machines.values():
+            taken = machine.peer.steps
+            assert [step.number for step in taken] == list(range(steps // 2 if again else 0, steps))
+            assert all(step.complete and len(step.weights) == len(NAMES) - 1 for step in taken)
+
+
+@pytest.mark.parametrize("half", [8, 10], ids=["within a phase", "between phases"])
+@pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
+@pytest.mark.parametrize("moments", ["rowwise", "gossip", "signal", "none"])
+async def test_a_network_stopped_and_restarted_ends_bit_identical(
+    tmp_path: Path, moments: str, encoding: str, half: int
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for name in NAMES:
+        load_or_create(whole / name)
+    shutil.copytree(whole, parts)  # the same ids: sums are taken in their order
+    settings = {"moments": moments, "encoding": encoding, "order": "shuffled"}
+    await train(whole, 2 * half, False, **settings)
+    await train(parts, half, False, **settings)
+    await train(parts, 2 * half, True, **settings)
+    for name in NAMES:
+        step, position, tensors = saved(parts / name)
+        expected = saved(whole / name)
+        assert (step, position) == expected[:2]
+        assert tensors.keys() == expected[2].keys()
+        assert all(torch.equal(tensor, expected[2][key]) for key, tensor in tensors.items())
