@@ -23,7 +23,7 @@ from decad.data.position import DataPosition
 from decad.data.text import TextData
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
-from decad.state.manifest import RunRecord
+from decad.state.manifest import KnownPeer, RunRecord
 
 log = logging.getLogger("decad")
 
@@ -45,6 +45,10 @@ class Surroundings(Protocol):
 
     def announce(self, step: int, training: bool) -> None:
         """Tell the neighbours where this peer is."""
+        ...
+
+    def known_peers(self) -> tuple[KnownPeer, ...]:
+        """Where peers were met."""
         ...
 
 
@@ -185,6 +189,8 @@ class Trainer:
             if progress.step % self.spec.inner_steps == 0:
                 await self._replica.leave()
         if progress.step % self.spec.inner_steps == 0:
+            self._saver.due()
+        if self._saver.may_begin:
             await self._begin_save()
 
     async def _unless_stopped(self, doing: Coroutine[Any, Any, T]) -> T | None:
@@ -297,13 +303,13 @@ class Trainer:
 
     async def _save(self) -> int:
         """Write a checkpoint of the last completed step and wait for it; returns its step. Raises StateError."""
+        await self._saver.ready()
         await self._begin_save()
         await self._saver.wait()
         return self.progress.step
 
     async def _begin_save(self) -> None:
-        """Snapshot now, write beside the training; a save that still runs is waited for first."""
-        await self._saver.ready()
+        """Snapshot now, write beside the training."""
         step, position = self.progress.step, self._position
         held = await self._replica.held()
         run = RunRecord(
@@ -312,6 +318,7 @@ class Trainer:
             set_fields=tuple(sorted(self._set_fields)),
             step=step,
             data=position.to_dict(),
+            peers=self._network.known_peers(),
         )
         self._saver.begin(run, held)
 

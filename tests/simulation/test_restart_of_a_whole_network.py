@@ -54,11 +54,14 @@ def saved(directory: Path) -> Saved:
         return checkpoint.run.step, checkpoint.run.data, tensors
 
 
-async def train(folder: Path, steps: int, again: bool, **settings: object) -> None:
+async def train(folder: Path, steps: int, again: bool, moments: str, encoding: str) -> None:
     """All peers until ``steps``, every one of them in every step; ``again``: from checkpoints of their own."""
-    async with Cluster(folder, inner_steps=INNER_STEPS, **settings) as cluster:
+    async with Cluster(
+        folder, inner_steps=INNER_STEPS, moments=moments, encoding=encoding, order="shuffled"
+    ) as cluster:
         for i, name in enumerate(NAMES):
-            cluster.start(name, min_peers=len(NAMES) - 1, steps=steps, own=i - 1.0)
+            peers = () if again else None  # where they met before is in their checkpoints
+            cluster.start(name, peers=peers, min_peers=len(NAMES) - 1, steps=steps, own=i - 1.0)
         await cluster.ended()
         for machine in cluster.machines.values():
             taken = machine.peer.steps
@@ -76,13 +79,24 @@ async def test_a_network_stopped_and_restarted_ends_bit_identical(
     for name in NAMES:
         load_or_create(whole / name)
     shutil.copytree(whole, parts)  # the same ids: sums are taken in their order
-    settings = {"moments": moments, "encoding": encoding, "order": "shuffled"}
-    await train(whole, 2 * half, False, **settings)
-    await train(parts, half, False, **settings)
-    await train(parts, 2 * half, True, **settings)
+    await train(whole, 2 * half, False, moments, encoding)
+    await train(parts, half, False, moments, encoding)
+    await train(parts, 2 * half, True, moments, encoding)
     for name in NAMES:
         step, position, tensors = saved(parts / name)
         expected = saved(whole / name)
         assert (step, position) == expected[:2]
         assert tensors.keys() == expected[2].keys()
         assert all(torch.equal(tensor, expected[2][key]) for key, tensor in tensors.items())
+
+
+async def test_restarted_peers_find_each_other_where_they_met_before(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        for name in NAMES:
+            cluster.start(name, min_peers=2)
+        await cluster.further(3)
+        for name in NAMES:
+            await cluster.stop(name)
+        for name in NAMES:
+            cluster.start(name, peers=(), min_peers=2)
+        await cluster.further(3)
