@@ -86,7 +86,10 @@ def test_the_daemon_goes_on_from_the_one_before_and_says_what_is_lost(trained: F
 def test_a_restored_checkpoint_is_the_one_that_start_continues_from(trained: Fleet, state: Path) -> None:
     done = trained.run("checkpoints", "restore", "8", "--state-dir", str(state))
     assert (done.code, done.err) == (0, "")
-    assert done.out == "The next `decad start` continues from step 8. The others are kept until its first save.\n"
+    assert (
+        done.out
+        == "The next `decad start` continues from step 8. The others are kept until its first save.\n"
+    )
     daemon = trained.start("c", "--name", "a", "--state-dir", str(state), "--steps", "8")
     assert daemon.result().code == 0
     daemon.until_log("continuing at step 8\n")

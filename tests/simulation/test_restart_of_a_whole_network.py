@@ -6,21 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from support.cluster import Cluster
+from support.saved import assert_same, saved
 from support.toy import ToyModel
 from torch import Tensor
 
 from decad.core.deadline import Pace
 from decad.daemon import peer, trainer
 from decad.membership.identity import load_or_create
-from decad.state.checkpoint import open_checkpoint
-from decad.state.weights import TrainedBlocks
 
 NAMES = "abc"
 INNER_STEPS = 5
-
-Saved = tuple[int, object, dict[str, Tensor]]
 
 
 @pytest.fixture(autouse=True)
@@ -41,17 +37,6 @@ def the_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         return loss, apart + batch.float().mean() / 1000
 
     monkeypatch.setattr(ToyModel, "gradient", gradient)
-
-
-def saved(directory: Path) -> Saved:
-    """Step, position in the data, and every tensor by name."""
-    with open_checkpoint(directory) as checkpoint:
-        assert checkpoint is not None
-        blocks = TrainedBlocks(checkpoint)
-        tensors = {str(index): blocks[index] for index in blocks}
-        if (active := checkpoint.active()) is not None:
-            tensors |= active.tensors
-        return checkpoint.run.step, checkpoint.run.data, tensors
 
 
 async def train(folder: Path, steps: int, again: bool, moments: str, encoding: str) -> None:
@@ -83,11 +68,7 @@ async def test_a_network_stopped_and_restarted_ends_bit_identical(
     await train(parts, half, False, moments, encoding)
     await train(parts, 2 * half, True, moments, encoding)
     for name in NAMES:
-        step, position, tensors = saved(parts / name)
-        expected = saved(whole / name)
-        assert (step, position) == expected[:2]
-        assert tensors.keys() == expected[2].keys()
-        assert all(torch.equal(tensor, expected[2][key]) for key, tensor in tensors.items())
+        assert_same(saved(parts / name), saved(whole / name))
 
 
 async def test_restarted_peers_find_each_other_where_they_met_before(tmp_path: Path) -> None:
