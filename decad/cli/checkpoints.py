@@ -43,7 +43,9 @@ def show(state_dir: Path, as_json: bool, *, thorough: bool) -> None:
 def restore_step(state_dir: Path, step: int) -> None:
     """Make the checkpoint of ``step`` the current one. Raises StateError."""
     restore(state_dir, step)
-    click.echo(f"The next `decad start` continues from step {step}. The others are kept until its first save.")
+    click.echo(
+        f"The next `decad start` continues from step {step}. The others are kept until its first save."
+    )
 
 
 def _state(damage: DamagedError | None, current: bool, thorough: bool) -> str:
