@@ -35,6 +35,7 @@ bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_status.py
 	$(BIN)/python tests/bench/bench_join.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_step.py --model $(MODEL)
+	PYTHONPATH=tests $(BIN)/python tests/bench/bench_checkpoint.py --model $(MODEL)
 
 proto: $(VENV)/.dev ## Generate decad/_proto from proto/
 	$(BIN)/python proto/generate.py

@@ -212,6 +212,55 @@ def evaluate(**options: Any) -> None:
     evaluate_on(**options)
 
 
+@cli.group("checkpoints")
+def checkpoints_() -> None:
+    """What a peer has saved: list it, check it, go back to it.
+
+    A checkpoint is saved at the end of each block phase and when the daemon stops. The last two are kept; the
+    newest that is whole is the one that `decad start` continues from.
+    """
+
+
+@checkpoints_.command("list")
+@STATE_DIR
+@JSON
+def list_(state_dir: Path, as_json: bool) -> None:
+    """The checkpoints, the newest first: step, time, blocks trained so far, size, and whether all files are there.
+
+    Looks at names and sizes alone; `decad checkpoints verify` reads every byte.
+    """
+    from decad.cli.checkpoints import show
+
+    show(state_dir, as_json, thorough=False)
+
+
+@checkpoints_.command()
+@STATE_DIR
+@JSON
+def verify(state_dir: Path, as_json: bool) -> None:
+    """Read every file of every checkpoint and compare its hash. Ends with exit code 6 if any is damaged.
+
+    Works beside a running daemon, which goes on saving meanwhile.
+    """
+    from decad.cli.checkpoints import show
+
+    show(state_dir, as_json, thorough=True)
+
+
+@checkpoints_.command("restore")
+@click.argument("step", type=int)
+@STATE_DIR
+def restore_(step: int, state_dir: Path) -> None:
+    """Make the checkpoint of STEP the one that the next `decad start` continues from.
+
+    The daemon must not run. What it replaces is kept until the next save: restore that step to go back. Among
+    neighbours that trained on, a peer takes their step again.
+    """
+    from decad.cli.checkpoints import restore_step
+
+    restore_step(state_dir, step)
+
+
 @cli.group()
 def model() -> None:
     """Base models."""

@@ -39,7 +39,7 @@ def _loading(reply: pb.StatusReply) -> list[tuple[str, str]]:
     return [
         ("peer", f"{reply.name or 'without a name'}, process {reply.pid}, up {_duration(reply.uptime_s)}"),
         ("doing", _doing(reply)),
-        ("memory", _size(reply.training.memory_bytes)),
+        ("memory", size(reply.training.memory_bytes)),
     ]
 
 
@@ -70,8 +70,8 @@ def _running(reply: pb.StatusReply) -> list[tuple[str, str]]:
         ),
         (
             "memory",
-            _size(t.memory_bytes)
-            + (f", {_size(t.device_memory_bytes)} on the device" if t.device_memory_bytes else ""),
+            size(t.memory_bytes)
+            + (f", {size(t.device_memory_bytes)} on the device" if t.device_memory_bytes else ""),
         ),
         ("traffic", f"sent {_traffic(reply.traffic.sent)}; received {_traffic(reply.traffic.received)}"),
         (
@@ -152,14 +152,15 @@ def _held_out(t: pb.Training) -> str:
 def _traffic(b: pb.Bytes) -> str:
     total = b.block + b.first_moment + b.second_moment + b.overhead + b.fetch
     share = 100 * b.overhead / total if total else 0.0
-    return f"{_size(total)} ({share:.2f} % overhead)"
+    return f"{size(total)} ({share:.2f} % overhead)"
 
 
 def _figure(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -106,4 +106,6 @@ def _checked(checkpoint: Checkpoint | None, state_dir: Path, base: Path, model: 
             f"The checkpoint in {state_dir} was trained from another base model than {base}. Give the directory "
             "that `decad start --model` had."
         )
+    if checkpoint.lost:
+        click.echo(f"decad: {checkpoint.lost}", err=True)
     return checkpoint

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from decad._proto import peer_pb2 as pb
@@ -25,6 +25,7 @@ from decad.membership.identity import Identity, short_id
 from decad.membership.interfaces import choose_interfaces, present_interfaces
 from decad.membership.mdns import Discovery, Found, Lost
 from decad.membership.table import Origin, PeerTable, Stage, State, Transition
+from decad.state.manifest import KnownPeer
 from decad.wire.counters import ByteCounter
 from decad.wire.messages import encode_control
 from decad.wire.reasons import printable
@@ -34,6 +35,8 @@ log = logging.getLogger("decad")
 
 TICK_S = 0.25
 DIAL_TIMEOUT_S = 5.0
+REMEMBERED = 64
+"""Peers whose addresses a checkpoint keeps: one that answers is enough, and tells of the others."""
 MAX_VIEW = 1024
 """Members read from one view."""
 REPLACED_S = 1.0
@@ -105,6 +108,21 @@ class Network:
             ways.add("mdns")
         order: tuple[Origin, ...] = ("peers", "mdns", "exchange", "inbound")
         return next(way for way in order if way in ways)
+
+    def known_peers(self) -> tuple[KnownPeer, ...]:
+        """Where peers were met, those heard last first: what a checkpoint keeps for the next start."""
+        met = sorted((p for p in self.table.peers if p.address), key=lambda p: p.last_seen, reverse=True)
+        places = {p.address: p.id for p in met}
+        for a in self.dials.addresses:
+            if a.reached and a.peer is not None:
+                places.setdefault(a.address, a.peer)
+        known = [KnownPeer(address=address, peer_id=peer) for address, peer in places.items()]
+        return tuple(known[:REMEMBERED])
+
+    def remember(self, peers: Iterable[KnownPeer]) -> None:
+        """Dial what an earlier daemon's checkpoint kept, beside the operator's addresses."""
+        for known in peers:
+            self.dials.remember(known.address, known.peer_id, self.now())
 
     def now(self) -> float:
         """The clock of the peer table, in seconds."""

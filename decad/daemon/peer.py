@@ -145,6 +145,8 @@ class Peer:
             await _restore(model, checkpoint, compute)
             self._progress.step = checkpoint.run.step
             log.info("continuing at step %d", checkpoint.run.step)
+            if checkpoint.lost and self._notices.add(checkpoint.lost):
+                log.warning(checkpoint.lost)
         return model, data, store, checkpoint, terms
 
     async def _train(
@@ -185,6 +187,8 @@ class Peer:
             received,
             device,
         )
+        if checkpoint is not None:
+            network.remember(checkpoint.run.peers)
         await network.listen()
         try:
             log.info("peer %s listens on %s", identity.peer_id[:8], network.listening)
@@ -243,7 +247,7 @@ class Peer:
                 progress.waiting_for = (
                     f"neighbours ({config.min_peers} wanted, {network.linked} here){not_reached}"
                 )
-            elif not config.mdns and not config.peers:
+            elif not config.mdns and not network.dials.addresses:
                 break
             else:
                 progress.waiting_for = f"peers to be found{not_reached}"

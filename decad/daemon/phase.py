@@ -5,7 +5,7 @@ Everything that changes it runs on the compute thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
 from decad.errors import OperatorError
 from decad.model.trainable import TrainableModel
+from decad.state.checkpoint import ActiveState
 from decad.state.weights import MASTER
 
 
@@ -41,15 +42,19 @@ class TrainingRule:
         )
 
 
+PUBLIC = "public"
+"""Name among the active tensors of the public copy, which an encoding of changes has."""
+
+
 class ActiveBlock:
-    """One phase's block on ``model``; ``resumed`` restores master, m, v of a checkpoint (fp32 [n] each)."""
+    """One phase's block on ``model``; ``resumed`` restores what `saved` gave."""
 
     def __init__(
         self,
         model: TrainableModel,
         block: Block,
         rule: TrainingRule,
-        resumed: tuple[Mapping[str, Tensor], int] | None = None,
+        resumed: ActiveState | None = None,
     ) -> None:
         self.block = block
         self._model = model
@@ -57,19 +62,23 @@ class ActiveBlock:
         self.theta = model.activate(block)
         self.state = AdamState.zeros(block.numel, model.device)
         if resumed is not None:
-            tensors, self.state.updates = resumed
-            self.theta.copy_(tensors[MASTER])
-            self.state.m.copy_(tensors["m"])
-            self.state.v.copy_(tensors["v"])
+            self.state.updates = resumed.updates
+            self.theta.copy_(resumed.tensors[MASTER])
+            self.state.m.copy_(resumed.tensors["m"])
+            self.state.v.copy_(resumed.tensors["v"])
             model.sync()
         sizes = {Section.BLOCK: block.numel, **rule.moments.sections(block)}
         self._staging = Staging(model.device, sizes)
         # Changes start from the base model, which every peer has; whole values need no reference.
         reference = torch.empty(0) if rule.encoding == "fp32" else model.reference(block)
+        # Receivers of a resumed encoder get its public copy first, whole: its next number is not 0 (outbox.py).
+        sender = encoder(rule.encoding, resumed.tensors.get(PUBLIC, reference) if resumed else reference)
+        if resumed is not None:
+            sender.sequence = resumed.sequence
         a1, a2 = rule.constants.a1, rule.constants.a2
         self.coding = Coding(
             sizes=sizes,
-            encoder=encoder(rule.encoding, reference),
+            encoder=sender,
             new_decoder=partial(decoder, rule.encoding, sizes, reference),
             scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
         )
@@ -97,7 +106,11 @@ class ActiveBlock:
         self._rule.moments.apply(self.block, self.state, d, self._rule.rate(step), self._rule.constants)
         self._model.sync()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Host copies for a checkpoint."""
+    def saved(self) -> ActiveState:
+        """A copy for a checkpoint; between steps only. Tensors are fp32 [n], as names tell: master, m, v, public."""
+        sender = self.coding.encoder
         live = {MASTER: self.theta, "m": self.state.m, "v": self.state.v}
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
+        if not sender.full_only:
+            live[PUBLIC] = sender.public[Section.BLOCK]
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
+        return ActiveState(self.block.index, self.state.updates, sender.sequence, copies)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
-
-from torch import Tensor
 
 from decad.config import RunSpec
 from decad.core.schedule import Position, Schedule
@@ -16,24 +14,14 @@ from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.daemon.saver import Saver
 from decad.errors import PeerError
 from decad.model.trainable import TrainableModel
-from decad.state.checkpoint import Checkpoint, TrainedBlock
+from decad.state.checkpoint import ActiveState, Checkpoint, TrainedBlock
 
 
 class _Resumed(NamedTuple):
     """The active block of a checkpoint, until its phase goes on or is seen to have passed."""
 
     phase: int
-    block: int
-    tensors: Mapping[str, Tensor]
-    updates: int
-
-
-class Held(NamedTuple):
-    """What a checkpoint needs of the active block."""
-
-    block: int | None
-    updates: int
-    tensors: Mapping[str, Tensor]
+    state: ActiveState
 
 
 class Replica:
@@ -64,9 +52,8 @@ class Replica:
         self._resumed: _Resumed | None = None
         if checkpoint is not None:
             self._phases = dict(checkpoint.phases)
-            if tensors := checkpoint.active():
-                here = schedule.position(checkpoint.run.step)
-                self._resumed = _Resumed(here.phase, here.block, tensors, checkpoint.run.updates)
+            if (state := checkpoint.active()) is not None:
+                self._resumed = _Resumed(schedule.position(checkpoint.run.step).phase, state)
 
     async def enter(self, position: Position) -> ActiveBlock | None:
         """Make the block of this phase active, if it is not. Returns it when its phase begins here."""
@@ -75,9 +62,9 @@ class Replica:
         await self.leave()
         resumed, self._resumed = self._resumed, None
         if resumed is not None and resumed.phase != position.phase:
-            await self._changed(resumed.block, resumed.phase)
+            await self._changed(resumed.state.block, resumed.phase)
             resumed = None
-        continued = (resumed.tensors, resumed.updates) if resumed else None
+        continued = resumed.state if resumed else None
         block = self._model.plan[position.block]
         async with self._still:
             self.active = await self._compute.run(ActiveBlock, self._model, block, self._rule, continued)
@@ -100,13 +87,13 @@ class Replica:
         """Blocks that changed among the neighbours, who are at ``step``, in phases of which this peer has nothing."""
         mine = dict(self._phases)
         if self._resumed is not None:
-            mine[self._resumed.block] = self._resumed.phase
+            mine[self._resumed.state.block] = self._resumed.phase
         latest = self._schedule.latest_phases(step)
         return [block for block, phase in latest.items() if mine.get(block, -1) < phase]
 
     async def take(self, block: int, donation: Donation) -> None:
         """Put a donor's copy of a block in the place of one's own."""
-        if self._resumed is not None and self._resumed.block == block:
+        if self._resumed is not None and self._resumed.state.block == block:
             self._resumed = None  # its phase has passed: this copy is newer
         async with self._still:
             await self._compute.run(self._model.set_block, block, donation.values)
@@ -124,9 +111,9 @@ class Replica:
                 # Beside the step, not between two: the donor is not held up, nor the joiner.
                 values = await asyncio.to_thread(self._model.block, block)
                 resumed = self._resumed
-                here = self._schedule.position(step())
+                here = (block, self._schedule.position(step()).phase)
                 # What this peer came back with in the middle of the phase is about to be active again.
-                again = resumed is not None and (resumed.block, resumed.phase) == (block, here.phase)
+                again = resumed is not None and (resumed.state.block, resumed.phase) == here
                 return Donation(values, step(), again)
         async with self.whole_steps:
             values = await self._compute.run(self._model.block, block)
@@ -135,15 +122,12 @@ class Replica:
     def _is_active(self, block: int) -> bool:
         return self.active is not None and self.active.block.index == block
 
-    async def held(self) -> Held:
-        """A copy of the active block, or of what is to become it again."""
+    async def held(self) -> ActiveState | None:
+        """A copy of the active block, or of what is to become it again; None between phases."""
         if self.active is not None:
             # Not on the compute thread, where an abandoned gradient may be under way; it changes none of these.
-            tensors = await self._saver.on_io_thread(self.active.tensors)
-            return Held(self.active.block.index, self.active.state.updates, tensors)
-        if self._resumed is not None:
-            return Held(self._resumed.block, self._resumed.updates, self._resumed.tensors)
-        return Held(None, 0, {})
+            return await self._saver.on_io_thread(self.active.saved)
+        return self._resumed.state if self._resumed is not None else None
 
     async def _changed(self, block: int, phase: int) -> None:
         self._phases[block] = phase

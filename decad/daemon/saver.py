@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from torch import Tensor
-
 from decad.errors import StateError
-from decad.state.checkpoint import CheckpointStore, Snapshot, TrainedBlock
+from decad.state.checkpoint import ActiveState, CheckpointStore, Snapshot, TrainedBlock
 from decad.state.manifest import RunRecord
 
 T = TypeVar("T")
 
 
 class Saver:
-    """Owns the io thread. ``notice`` tells the operator of a checkpoint that could not be written."""
+    """Owns the io thread. ``notice`` tells the operator when checkpoints begin to fail, and when they work again."""
 
     def __init__(self, store: CheckpointStore, notice: Callable[[str], None]) -> None:
         self._store, self._notice = store, notice
@@ -25,11 +23,20 @@ class Saver:
         self._writing: asyncio.Future[StateError | None] | None = None
         self._unsaved: dict[int, TrainedBlock] = {}
         self._requests: list[asyncio.Future[int]] = []
-        self._closed = False
+        self._due = self._failing = self._closed = False
 
     def changed(self, index: int, block: TrainedBlock) -> None:
         """An inactive block has new values: to be in the next checkpoint."""
         self._unsaved[index] = block
+
+    def due(self) -> None:
+        """A checkpoint is wanted as soon as none is being written."""
+        self._due = True
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether a checkpoint is due and none is being written: a slow disk must not hold up the training."""
+        return self._due and (self._writing is None or self._writing.done())
 
     @property
     def owes(self) -> bool:
@@ -45,8 +52,9 @@ class Saver:
         if self._writing is not None:
             await asyncio.wait({self._writing})
 
-    def begin(self, run: RunRecord, active: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint in the background; only when `ready`. A failure is told, and left to the next one."""
+    def begin(self, run: RunRecord, active: ActiveState | None) -> None:
+        """Write a checkpoint in the background; only when `ready`. A failure is left to the next one."""
+        self._due = False
         blocks = dict(self._unsaved)
         self._writing = asyncio.ensure_future(self._write(Snapshot(run, blocks, active)))
 
@@ -59,8 +67,13 @@ class Saver:
         try:
             await self.on_io_thread(lambda: self._store.save(snapshot))
         except StateError as error:
-            self._notice(str(error))
+            if not self._failing:
+                self._notice(str(error))
+            self._failing = True
             return error
+        if self._failing:
+            self._notice(f"Checkpoints are saved again, from step {snapshot.run.step}.")
+        self._failing = False
         for index, block in snapshot.blocks.items():
             if self._unsaved.get(index) is block:
                 del self._unsaved[index]

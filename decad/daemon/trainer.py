@@ -26,8 +26,7 @@ from decad.errors import OperatorError, StateError
 from decad.membership.table import Stage
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
-from decad.state.manifest import RunRecord
-from decad.state.weights import ACTIVE_BLOCK
+from decad.state.manifest import KnownPeer, RunRecord
 
 log = logging.getLogger("decad")
 
@@ -49,6 +48,10 @@ class Surroundings(Protocol):
 
     def announce(self, step: int, stage: Stage) -> None:
         """Tell the neighbours where this peer is."""
+        ...
+
+    def known_peers(self) -> tuple[KnownPeer, ...]:
+        """Where peers were met."""
         ...
 
 
@@ -191,6 +194,8 @@ class Trainer:
             if progress.step % self.spec.inner_steps == 0:
                 await self._replica.leave()
         if progress.step % self.spec.inner_steps == 0:
+            self._saver.due()
+        if self._saver.may_begin:
             await self._begin_save()
 
     async def _unless_stopped(self, doing: Coroutine[Any, Any, T]) -> T | None:
@@ -307,13 +312,13 @@ class Trainer:
 
     async def _save(self) -> int:
         """Write a checkpoint of the last completed step and wait for it; returns its step. Raises StateError."""
+        await self._saver.ready()
         await self._begin_save()
         await self._saver.wait()
         return self.progress.step
 
     async def _begin_save(self) -> None:
-        """Snapshot now, write beside the training; a save that still runs is waited for first."""
-        await self._saver.ready()
+        """Snapshot now, write beside the training."""
         step, position = self.progress.step, self._position
         held = await self._replica.held()
         run = RunRecord(
@@ -321,11 +326,10 @@ class Trainer:
             spec=self.spec.canonical(),
             set_fields=tuple(sorted(self._set_fields)),
             step=step,
-            updates=held.updates,
             data=position.to_dict(),
-            records={} if held.block is None else {ACTIVE_BLOCK: held.block},
+            peers=self._network.known_peers(),
         )
-        self._saver.begin(run, held.tensors)
+        self._saver.begin(run, held)
 
     def notice(self, text: str) -> None:
         """Tell the operator, in the log and the status."""

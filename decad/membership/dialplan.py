@@ -91,6 +91,12 @@ class DialPlan:
             entry.announced = True
             entry.next_dial = min(entry.next_dial, now)
 
+    def remember(self, address: str, peer: str, now: float) -> None:
+        """``peer`` was met at ``address`` before this daemon started, which is no longer than a night's outage ago."""
+        self.add(address, "exchange", now, peer)
+        if (entry := self._known.get(address)) is not None and entry.found != "peers":
+            entry.reached = True
+
     def withdrawn(self, peer: str) -> None:
         """mDNS says that ``peer`` is no longer there: its addresses are forgotten like any other."""
         for entry in self._known.values():

@@ -1,4 +1,4 @@
-"""The manifest: the one file whose replacement makes a checkpoint the current one.
+"""The manifest: the one file whose appearance makes a checkpoint the newest one.
 
 It holds every small thing by value and every tensor by the name and hash of its file.
 """
@@ -14,10 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from decad.errors import StateError
 
-FORMAT = 1
-"""Of the state directory. A newer one is refused, never guessed at."""
+FORMAT = 2
+"""Of the state directory. Another one is refused, never guessed at."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class KnownPeer(BaseModel):
+    """Where a peer was met: a hint for the next start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str
+    """host:port."""
+    peer_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class RunRecord(BaseModel):
@@ -33,12 +43,10 @@ class RunRecord(BaseModel):
     """The fields of the spec that the operator set; the others were defaults or adopted from a peer."""
     step: Annotated[int, Field(ge=0)]
     """The next step that this peer will take."""
-    updates: Annotated[int, Field(ge=0)]
-    """Local updates of the active block since its phase began (`AdamState.updates`)."""
     data: dict[str, Any]
     """Position in the data, as JSON."""
-    records: dict[str, Any] = {}
-    """States of random generators, of the wire's coding and the like, as JSON."""
+    peers: tuple[KnownPeer, ...] = ()
+    """To be dialled at the next start."""
 
 
 class FileRecord(BaseModel):
@@ -48,6 +56,8 @@ class FileRecord(BaseModel):
 
     file: Annotated[str, Field(pattern=r"^(blocks/\d+|active-\d+)-[0-9a-f]{16}\.safetensors$")]
     """Its path below the state directory."""
+    size: Annotated[int, Field(ge=0)]
+    """In bytes."""
     sha256: Sha256
     """Of the file's bytes."""
 
@@ -61,16 +71,29 @@ class BlockRecord(FileRecord):
     """The last phase in which this block was trained, here or by the peer it was fetched from; -1: none."""
 
 
+class ActiveRecord(FileRecord):
+    """The active block, in the middle of its phase."""
+
+    block: Annotated[int, Field(ge=0)]
+    """Its index."""
+    updates: Annotated[int, Field(ge=0)]
+    """Local updates since its phase began (`AdamState.updates`)."""
+    sequence: Annotated[int, Field(ge=-1)]
+    """Number of the last message of this phase (`Encoder.sequence`)."""
+
+
 class Manifest(BaseModel):
     """Everything that a checkpoint consists of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    saved: float
+    """When, in seconds of Unix time by this machine's clock; for people."""
     run: RunRecord
     blocks: dict[int, BlockRecord]
     """By block index. A block that was never trained is absent: the base model has it."""
-    active: FileRecord | None
-    """Master copy, moments and what else belongs to the active block; None between phases."""
+    active: ActiveRecord | None
+    """Master copy, moments and public copy of the active block; None between phases."""
 
     @property
     def tensor_files(self) -> tuple[FileRecord, ...]:
@@ -89,27 +112,35 @@ class Manifest(BaseModel):
 
     @classmethod
     def decode(cls, data: bytes, path: Path) -> Manifest:
-        """The inverse of `encode`. Raises StateError naming ``path`` if the data are damaged or too new."""
+        """The inverse of `encode`. Raises DamagedError, or StateError for another format; both name ``path``."""
         try:
             outer = json.loads(data)
             version, body = outer["format"], outer["checkpoint"]
             if version != FORMAT:
-                raise StateError(
-                    f"{path} has format {version!r}; this decad reads format {FORMAT}. Use the decad that "
-                    "wrote it, or give another directory with --state-dir."
-                )
+                raise other_format(path, version)
             if outer["sha256"] != _digest(body):
-                raise damaged(path, "its contents do not match its hash")
+                raise DamagedError(path, "its contents do not match its hash")
             return cls.model_validate(body)
         except (ValueError, KeyError, TypeError):
-            raise damaged(path, "it is not a manifest") from None
+            raise DamagedError(path, "it is not a manifest") from None
 
 
-def damaged(path: Path, what: str) -> StateError:
-    """The error for a checkpoint that cannot be trusted."""
+class DamagedError(StateError):
+    """A checkpoint that cannot be trusted."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(
+            f"The checkpoint is damaged: {path}: {what}. Nothing was changed. Restore the state directory from "
+            "a backup, or move it away: the peer then starts anew and takes what its neighbours have."
+        )
+        self.path, self.what = path, what
+
+
+def other_format(path: Path, version: object) -> StateError:
+    """The error for a state directory that another version of decad wrote."""
     return StateError(
-        f"The checkpoint is damaged: {path}: {what}. Nothing was changed. Restore the state directory from "
-        "a backup, or move it away: the peer then starts anew and takes what its neighbours have."
+        f"{path} has format {version!r}; this decad reads format {FORMAT} alone. Use the decad that wrote it, "
+        "or give another directory with --state-dir."
     )
 
 

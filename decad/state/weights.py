@@ -9,8 +9,6 @@ from torch import Tensor
 
 from decad.state.checkpoint import Checkpoint
 
-ACTIVE_BLOCK = "active_block"
-"""Key in `RunRecord.records` of the active block's index, while a phase is under way."""
 MASTER = "master"
 """Name among the active tensors of the fp32 master copy."""
 
@@ -20,11 +18,12 @@ class TrainedBlocks(Mapping[int, Tensor]):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._active: int | None = checkpoint.run.records.get(ACTIVE_BLOCK)
+        record = checkpoint.manifest.active
+        self._active = None if record is None else record.block
 
     def __getitem__(self, index: int) -> Tensor:
-        if index == self._active:
-            return self._checkpoint.active()[MASTER]
+        if index == self._active and (active := self._checkpoint.active()) is not None:
+            return active.tensors[MASTER]
         if index not in self._checkpoint.phases:
             raise KeyError(index)
         return self._checkpoint.block(index).to(torch.float32)

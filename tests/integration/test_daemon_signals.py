@@ -67,7 +67,9 @@ def _checkpoint(directory: Path) -> tuple[int, dict[str, int], dict[str, torch.T
     with open_checkpoint(directory) as checkpoint:
         assert checkpoint is not None
         blocks = TrainedBlocks(checkpoint)
-        tensors = {str(index): blocks[index] for index in blocks} | checkpoint.active()
+        active = checkpoint.active()
+        assert active is not None  # within a phase
+        tensors = {str(index): blocks[index] for index in blocks} | dict(active.tensors)
         return checkpoint.run.step, dict(checkpoint.run.data), tensors
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -26,7 +26,8 @@ class Loss(enum.Enum):
 class Disk:
     """Stands between the program and ``os`` for files below ``root``.
 
-    Before operation number ``fail_at`` (from 0) it raises ``failure``; ``count`` tells how many there were.
+    Before operation number ``fail_at`` (from 0) it raises ``failure``, or does what a subclass does in `fail`;
+    ``count`` tells how many there were.
     Removals are never undone: that is the worst case for whoever removes too early.
     """
 
@@ -42,6 +43,10 @@ class Disk:
         """Take over the operations of ``os`` that change a disk."""
         for name in ("open", "write", "fsync", "replace", "unlink", "mkdir"):
             monkeypatch.setattr(os, name, self._between(name, getattr(os, name)))
+
+    def fail(self) -> NoReturn:
+        """The operation that fails; half of a write is done."""
+        raise self.failure
 
     def lose(self, loss: Loss) -> None:
         """What is on the disk after power comes back. Call it with ``os`` as it was."""
@@ -64,7 +69,7 @@ class Disk:
             if self.count - 1 == self.fail_at:
                 if name == "write":
                     real(args[0], args[1][: len(args[1]) // 2])
-                raise self.failure
+                self.fail()
             if name == "replace":
                 target = Path(args[1])
                 self._renames.append((path, target, target.read_bytes() if target.exists() else None))

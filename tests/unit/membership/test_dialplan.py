@@ -217,3 +217,19 @@ def test_result_for_a_forgotten_address_is_ignored() -> None:
     plan.reached(HERE, A, 0.0)
     plan.was_myself(HERE, 0.0)
     assert plan.addresses == ()
+
+
+def test_a_remembered_address_is_dialled_and_forgotten_like_one_where_a_peer_was_reached() -> None:
+    plan = _plan()
+    plan.remember(HERE, A, 0.0)
+    (entry,) = plan.addresses
+    assert (entry.found, entry.peer, entry.reached) == ("exchange", A, True)
+    assert _fail_until(plan, HERE, 0.0, FORGET_UNREACHED_S + 60)[-1] > FORGET_UNREACHED_S
+
+
+def test_a_remembered_address_stays_the_operators_where_it_is_given_again() -> None:
+    plan = _plan()
+    plan.add(HERE, "peers", 0.0)
+    plan.remember(HERE, A, 0.0)
+    (entry,) = plan.addresses
+    assert (entry.found, entry.peer, entry.reached) == ("peers", None, False)

@@ -1,0 +1,83 @@
+"""Exact state: a network that is stopped and started again ends where one that was not stopped does, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.cluster import Cluster
+from support.saved import assert_same, saved
+from support.toy import ToyModel
+from torch import Tensor
+
+from decad.core.deadline import Pace
+from decad.daemon import peer, trainer
+from decad.membership.identity import load_or_create
+
+NAMES = "abc"
+INNER_STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is left out because the machine is busy: who mixes with whom is part of what is compared."""
+    monkeypatch.setattr(Pace, "deadline", lambda pace, block, computed: 30.0)
+    monkeypatch.setattr(trainer, "KNOWN_S", 30.0)
+    monkeypatch.setattr(peer, "LINGER_S", 30.0)
+
+
+@pytest.fixture(autouse=True)
+def the_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy that also learns what it reads, so that a position in the data that was lost shows."""
+    plain = ToyModel.gradient
+
+    def gradient(model: ToyModel, batch: Tensor) -> tuple[float, Tensor]:
+        loss, apart = plain(model, batch)
+        return loss, apart + batch.float().mean() / 1000
+
+    monkeypatch.setattr(ToyModel, "gradient", gradient)
+
+
+async def train(folder: Path, steps: int, again: bool, moments: str, encoding: str) -> None:
+    """All peers until ``steps``, every one of them in every step; ``again``: from checkpoints of their own."""
+    async with Cluster(
+        folder, inner_steps=INNER_STEPS, moments=moments, encoding=encoding, order="shuffled"
+    ) as cluster:
+        for i, name in enumerate(NAMES):
+            peers = () if again else None  # where they met before is in their checkpoints
+            cluster.start(name, peers=peers, min_peers=len(NAMES) - 1, steps=steps, own=i - 1.0)
+        await cluster.ended()
+        for machine in cluster.machines.values():
+            taken = machine.peer.steps
+            assert [step.number for step in taken] == list(range(steps // 2 if again else 0, steps))
+            assert all(step.complete and len(step.weights) == len(NAMES) - 1 for step in taken)
+
+
+@pytest.mark.parametrize("half", [8, 10], ids=["within a phase", "between phases"])
+@pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
+@pytest.mark.parametrize("moments", ["rowwise", "gossip", "signal", "none"])
+async def test_a_network_stopped_and_restarted_ends_bit_identical(
+    tmp_path: Path, moments: str, encoding: str, half: int
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for name in NAMES:
+        load_or_create(whole / name)
+    shutil.copytree(whole, parts)  # the same ids: sums are taken in their order
+    await train(whole, 2 * half, False, moments, encoding)
+    await train(parts, half, False, moments, encoding)
+    await train(parts, 2 * half, True, moments, encoding)
+    for name in NAMES:
+        assert_same(saved(parts / name), saved(whole / name))
+
+
+async def test_restarted_peers_find_each_other_where_they_met_before(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        for name in NAMES:
+            cluster.start(name, min_peers=2)
+        await cluster.further(3)
+        for name in NAMES:
+            await cluster.stop(name)
+        for name in NAMES:
+            cluster.start(name, peers=(), min_peers=2)
+        await cluster.further(3)
