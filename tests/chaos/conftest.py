@@ -11,19 +11,9 @@ from pathlib import Path
 import pytest
 from support.daemon import fleet
 from support.fault_table import Row
-from support.fixtures import nursery, texts, tiny
 from support.netns import Namespaces
 from support.nursery import Nursery
 from support.swarm import MakeSwarm, Swarm
-from support.tiny import make_tiny_llama
-
-__all__ = ["nursery", "texts", "tiny"]
-
-
-@pytest.fixture(scope="session")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama whose layers are blocks of three chunks; only to be read."""
-    return make_tiny_llama(tmp_path_factory.mktemp("wide"), hidden=256)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -71,12 +72,15 @@ class Sample(NamedTuple):
     step: int
     failures: int
     rss_kib: float
+    """With what it shares with the process that it was forked from, and libraries' pages as they are first used."""
+    private_kib: float
+    """Of that, memory of its own: not of files."""
     files: float
     tasks: float
     threads: float
 
 
-FIGURES = ("rss_kib", "files", "tasks", "threads")
+FIGURES = ("rss_kib", "private_kib", "files", "tasks", "threads")
 
 
 class Slope(NamedTuple):
@@ -90,7 +94,7 @@ class Slope(NamedTuple):
     """Of its 95 % confidence interval."""
 
     def __str__(self) -> str:
-        return f"{self.figure:8} {self.growth:+9.2f} over the run, 95 % between {self.low:+.2f} and {self.high:+.2f}"
+        return f"{self.figure:11} {self.growth:+9.2f} over the run, 95 % between {self.low:+.2f} and {self.high:+.2f}"
 
 
 def observe(folder: Path, steps: int, every: int) -> Iterator[Sample]:
@@ -101,6 +105,9 @@ def observe(folder: Path, steps: int, every: int) -> Iterator[Sample]:
         b = peers.start("b", "--peers", a.address, before=before)
         failures, sampled = 0, 0
         while (step := _mixed(a)) < steps:
+            if step >= sampled + SAMPLE_EVERY:
+                sampled = step
+                yield _sample(a, failures)
             if step >= (failures + 1) * every:
                 failures += 1
                 if failures % 2:
@@ -109,9 +116,6 @@ def observe(folder: Path, steps: int, every: int) -> Iterator[Sample]:
                 else:
                     order.touch()
                     _until_gone(order)
-            if step >= sampled + SAMPLE_EVERY:
-                sampled = step
-                yield _sample(a, failures)
             time.sleep(POLL_S)
 
 
@@ -156,11 +160,12 @@ def _until_gone(path: Path) -> None:
 
 def _sample(daemon: Daemon, failures: int) -> Sample:
     step, process = daemon.status().progress.step, Path(f"/proc/{daemon.pid}")
-    pages = int((process / "statm").read_text().split()[1])
+    held = re.findall(r"^(?:VmRSS|RssAnon):\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)
     return Sample(
         step,
         failures,
-        pages * os.sysconf("SC_PAGE_SIZE") / 1024,
+        float(held[0]),
+        float(held[1]),
         len(os.listdir(process / "fd")),
         int(daemon.out.splitlines()[-1]),
         len(os.listdir(process / "task")),

@@ -36,6 +36,7 @@ def test_killed(swarm: MakeSwarm, wide: Path, row: Row, injections: int) -> None
     assert not row.lost
 
 
+@pytest.mark.slow
 def test_restarted_at_once(swarm: MakeSwarm, row: Row, injections: int) -> None:
     """SIGKILL and a new start before the others hold it for gone."""
     s = swarm("abc")
@@ -69,6 +70,7 @@ def test_stopped_briefly(swarm: MakeSwarm, wide: Path, row: Row, injections: int
     assert not row.lost
 
 
+@pytest.mark.slow
 def test_stopped_for_long(swarm: MakeSwarm, wide: Path, row: Row, injections: int) -> None:
     """SIGSTOP in mid-stream and SIGCONT after everybody gave it up."""
     s = swarm("abc", pace=0.1, model=wide)

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Fleet, fleet
-from support.fixtures import nursery, peers, texts, tiny
 from support.nursery import Nursery
-
-__all__ = ["nursery", "peers", "texts", "tiny", "trio"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Fixtures of the suites that start whole processes: the process that forks them, a tiny model, private texts."""
+"""Fixtures of the suites that start whole processes: the process that forks them, tiny models, private texts.
+
+One nursery serves all the suites of a session, so tests/conftest.py takes these in. Models are imported when made.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ import pytest
 
 from support.daemon import Fleet, fleet
 from support.nursery import Nursery
-from support.tiny import make_tiny_llama
 
 TEXTS = {
     "a": "the quick brown fox jumps over the lazy dog, and the dog does not mind. ",
@@ -27,7 +29,17 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama of three blocks; only to be read."""
+    from support.tiny import make_tiny_llama
+
     return make_tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama whose layers are blocks of three chunks; only to be read."""
+    from support.tiny import make_tiny_llama
+
+    return make_tiny_llama(tmp_path_factory.mktemp("wide"), hidden=256)
 
 
 @pytest.fixture(scope="session")
