@@ -8,6 +8,7 @@ Everything that pytest prints goes to the log. Goes on after a failure, and exit
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--busy", type=int, default=2, help="processes that do nothing but compute meanwhile")
     parser.add_argument("--log", type=Path, default=Path("chaos-repeat.log"))
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     passed = 0
     with ExitStack() as stack, chosen.log.open("w", encoding="utf-8") as log:
         for _ in range(chosen.busy):
@@ -44,6 +46,21 @@ def main() -> int:
             print(f"{number} of {chosen.times}: {how} in {time.monotonic() - begun:.0f} s", flush=True)
     print(f"{passed} of {chosen.times} passed beside {chosen.busy} busy processes; see {chosen.log}")
     return int(passed < chosen.times)
+
+
+def _once() -> tuple[int, str]:
+    """Exit code of pytest, and what it printed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/chaos"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as tests:
+        try:
+            printed, _ = tests.communicate()
+        except BaseException:  # interrupted: namespaces, mounts and daemons are taken down by their fixtures
+            tests.send_signal(signal.SIGINT)
+            tests.wait()
+            raise
+    return tests.returncode, printed
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from decad.errors import NoDaemonError, StateError
 from decad.membership.agreement import parse_spec
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, open_checkpoint
-from decad.state.weights import TrainedBlocks
 from support.daemon import FAST, POLL_S, Daemon, Fleet
 from support.netns import Namespaces
 
@@ -136,20 +135,24 @@ class Swarm:
         reply = self[name].until(lambda reply: reply.peer_id)
         self._expect(reply.peer_id == self._ids[name], f"{name} came back as somebody else")
 
-    def stop(self, name: str) -> None:
-        """SIGTERM; it must save its last step, end well, and soon."""
+    def stop(self, *names: str) -> None:
+        """SIGTERM, to all at once; each must save its last step, end well, and soon."""
         begun = time.monotonic()
-        self[name].signal(signal.SIGTERM)
-        ended = self[name].result()
-        took = time.monotonic() - begun
-        self._expect(ended.code == 0, f"{name} ended with {ended.code}")
-        self._expect(took < PROMPT_S, f"{name} took {took:.1f} s to stop")
-        self._expect("Traceback" not in ended.err, f"{name} wrote a traceback")
-        if said := re.search(r"stopped at step (\d+), which is saved", ended.err):
-            saved = self.saved_step(name)
-            self._expect(saved == int(said[1]), f"{name} saved step {saved}, and said {said[1]}")
-        else:
-            self._expect(False, f"{name} did not say that it saved")
+        for name in names:
+            self[name].signal(signal.SIGTERM)
+        for name in names:
+            ended = self[name].result()
+            took = time.monotonic() - begun
+            self._expect(ended.code == 0, f"{name} ended with {ended.code}")
+            self._expect(took < PROMPT_S, f"{name} took {took:.1f} s to stop")
+            self._expect("Traceback" not in ended.err, f"{name} wrote a traceback")
+            said, saved = (
+                re.search(r"stopped at step (\d+), which is saved", ended.err),
+                self.saved_step(name),
+            )
+            self._expect(
+                said is not None and int(said[1]) == saved, f"{name} saved step {saved}, and said {said}"
+            )
 
     # -- what they say --------------------------------------------------------------------------------------
 
@@ -228,15 +231,14 @@ class Swarm:
         self.until_together()
         for name in self.names:
             self._look_at(name, self[name].status())
-        for name in self.names:
-            self.stop(name)
+        self.stop(*self.names)
         base = TrainableModel.load(self._fleet.model, torch.device("cpu"), torch.float32)
-        start = {block.index: base.block(block.index) for block in base.plan.blocks}
-        held = {name: self._values(name, len(start)) for name in self.names}
+        held = {name: self._held(name, len(base.plan)) for name in self.names}
         for one, other in combinations(self.names, 2):
-            for index in held[one].keys() & held[other].keys():
-                ours, theirs = held[one][index], held[other][index]
-                apart, way = float((ours - theirs).norm()), float((ours - start[index]).norm())
+            # Copies as of different phases are no closer than training takes them.
+            for index, phase in held[one].keys() & held[other].keys():
+                ours, theirs = held[one][index, phase], held[other][index, phase]
+                apart, way = float((ours - theirs).norm()), float((ours - base.block(index)).norm())
                 self._expect(
                     apart < APART * way,
                     f"{one} and {other} are {apart:.2g} apart in block {index} after {way:.2g}",
@@ -251,18 +253,20 @@ class Swarm:
             )
         self._expect(reply.activity in ("training", "evaluating"), f"{name} is {reply.activity}")
 
-    def _values(self, name: str, blocks: int) -> dict[int, torch.Tensor]:
-        """Every block of the checkpoint, whose hashes were checked."""
+    def _held(self, name: str, blocks: int) -> dict[tuple[int, int], torch.Tensor]:
+        """(block, its last phase) -> values, of the inactive blocks of the checkpoint, whose hashes were checked."""
         with open_checkpoint(self.directory(name)) as checkpoint:
             if checkpoint is None:
                 self.lost.append(f"{name} has no checkpoint")
                 return {}
             self._expect_all_phases(name, checkpoint, blocks)
-            found = {index: values.clone() for index, values in TrainedBlocks(checkpoint).items()}
-            tensors = [*found.values(), *checkpoint.active().values()]
-        finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+            held = {
+                (block, phase): checkpoint.block(block).float() for block, phase in checkpoint.phases.items()
+            }
+            tensors = [*held.values(), *checkpoint.active().values()]
+            finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
         self._expect(finite, f"{name} saved values that are not finite")
-        return found
+        return held
 
     def _expect_all_phases(self, name: str, checkpoint: Checkpoint, blocks: int) -> None:
         spec = parse_spec(checkpoint.run.spec)
