@@ -26,21 +26,32 @@ from support.fault_table import Row, render  # noqa: E402  # after sys.path
 
 
 class Elsewhere(NamedTuple):
-    """Faults that another suite tries many times."""
+    """Faults that another suite tries many times. What fails there is printed on a line that begins with FAILED."""
 
     fault: str
-    tests: str
+    program: str
+    """Below the repository; left out where it does not exist."""
+    command: tuple[str, ...]
+    """For Python."""
+    injected: int
     env: dict[str, str]
-    counted: str
-    """The variable of ``env`` that says how often."""
 
 
+KILLS, SEEDS = 200, 500
 ELSEWHERE = (
     Elsewhere(
-        "SIGKILL at a point drawn at random, alone",
-        "tests/integration/test_kill_points.py",
-        {"DECAD_TEST_KILLS": "200"},
-        "DECAD_TEST_KILLS",
+        "SIGKILL of a peer alone, anywhere in a step or a save",
+        (kills := "tests/integration/test_killed_anywhere.py"),
+        ("-m", "pytest", "-q", kills),
+        KILLS,
+        {"DECAD_TEST_KILLS": str(KILLS)},
+    ),
+    Elsewhere(
+        "Schedules of faults on simulated networks",
+        (simulation := "tests/simulation/chaos.py"),
+        (simulation, str(SEEDS)),
+        SEEDS,
+        {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
     ),
 )
 
@@ -76,7 +87,7 @@ def main() -> int:
     collector = Collector()
     code = pytest.main([str(ROOT / "tests/chaos"), "-q", "-k", chosen.k], plugins=[collector])
     rows = collector.rows + [
-        _elsewhere(it) for it in ELSEWHERE if not chosen.k and (ROOT / it.tests).exists()
+        _elsewhere(it) for it in ELSEWHERE if not chosen.k and (ROOT / it.program).exists()
     ]
     if chosen.json:
         chosen.json.write_text(json.dumps([row.as_dict() for row in rows], indent=2) + "\n")
@@ -85,13 +96,13 @@ def main() -> int:
 
 
 def _elsewhere(it: Elsewhere) -> Row:
-    command = [sys.executable, "-m", "pytest", "-q", it.tests]
+    command = [sys.executable, *it.command]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | it.env, capture_output=True, text=True)
-    print(done.stdout, flush=True)
-    row = Row(it.fault, int(it.env[it.counted]))
+    print(done.stdout, done.stderr, flush=True)
+    row = Row(it.fault, it.injected)
     if done.returncode:
         row.lost += re.findall(r"^FAILED .*", done.stdout, re.MULTILINE) or [
-            f"pytest ended with {done.returncode}"
+            f"it ended with {done.returncode}"
         ]
     return row
 
