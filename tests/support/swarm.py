@@ -145,7 +145,8 @@ class Swarm:
             took = time.monotonic() - begun
             self._expect(ended.code == 0, f"{name} ended with {ended.code}")
             self._expect(took < PROMPT_S, f"{name} took {took:.1f} s to stop")
-            self._expect("Traceback" not in ended.err, f"{name} wrote a traceback")
+            bug = ended.err.partition("Traceback (most recent call last)")[2]
+            self._expect(not bug, f"{name} wrote a traceback:{bug}")
             said, saved = (
                 re.search(r"stopped at step (\d+), which is saved", ended.err),
                 self.saved_step(name),
