@@ -7,20 +7,29 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 MODEL  := .demo/SmolLM2-135M-Instruct
 # Fast suites first; a suite that does not exist is left out.
-SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration))
+SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration chaos))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check venv proto bench clean
+.PHONY: help demo test chaos chaos-repeat chaos-leak check venv proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Train three peers together on this machine and compare with training alone
 	$(BIN)/python deploy/demo/run.py
 
 test: $(VENV)/.dev $(VENV)/.demo ## Run all tests, fast ones first
-	$(BIN)/python -m pytest $(SUITES)
+	$(BIN)/python -m pytest -m "not slow" $(SUITES)
+
+chaos: $(VENV)/.dev ## Do every harm to real daemons and print one table (as root; CHAOS_JSON=FILE keeps it)
+	$(BIN)/python tests/chaos/run.py $(if $(CHAOS_JSON),--json $(CHAOS_JSON))
+
+chaos-repeat: $(VENV)/.dev ## Run the faults of `make test` 20 times in a row beside two busy processes
+	$(BIN)/python tests/chaos/repeat.py
+
+chaos-leak: $(VENV)/.dev ## Look for leaks over 10,000 steps with a failing neighbour; the plot is in leak/
+	$(BIN)/python tests/chaos/leak.py --out leak
 
 check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated protocol modules
 	$(BIN)/ruff check .

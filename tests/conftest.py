@@ -11,6 +11,9 @@ import pytest
 import torch
 import uvloop
 from hypothesis import settings
+from support.fixtures import nursery, peers, texts, tiny, wide
+
+__all__ = ["nursery", "peers", "texts", "tiny", "wide"]
 
 # A busy machine is no failure; and a red CI must be red again when it is run again.
 settings.register_profile("decad", deadline=None, derandomize="CI" in os.environ)

@@ -1,4 +1,4 @@
-"""What the tests of whole processes share: the process that forks them, a tiny model, three private texts."""
+"""Three peers that train together for as long as a module's tests run."""
 
 from __future__ import annotations
 
@@ -8,48 +8,13 @@ from pathlib import Path
 import pytest
 from support.daemon import Fleet, fleet
 from support.nursery import Nursery
-from support.tiny import make_tiny_llama
-
-TEXTS = {
-    "a": "the quick brown fox jumps over the lazy dog, and the dog does not mind. ",
-    "b": "0123456789 times 11 is 13580245679; 7 * 6 = 42; pi is about 3.14159265. ",
-    "c": "IN WITNESS WHEREOF THE PARTIES HAVE SET THEIR HANDS AND SEALS HERETO. ",
-}
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama of three blocks; only to be read."""
-    return make_tiny_llama(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a text for each of the peers a, b and c."""
-    folder = tmp_path_factory.mktemp("texts")
-    for name, text in TEXTS.items():
-        (folder / f"{name}.txt").write_text(text * 200, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def peers(nursery: Nursery, tmp_path: Path, tiny: Path, texts: Path) -> Iterator[Fleet]:
-    """Daemons and commands of one test."""
-    with fleet(nursery, tmp_path, tiny, texts) as peers:
-        yield peers
 
 
 @pytest.fixture(scope="module")
 def trio(
     nursery: Nursery, tmp_path_factory: pytest.TempPathFactory, tiny: Path, texts: Path
 ) -> Iterator[Fleet]:
-    """Three peers that train together for as long as the module's tests run; only to be asked."""
+    """Only to be asked."""
     with fleet(nursery, tmp_path_factory.mktemp("trio"), tiny, texts) as trio:
         trio.start_three("--run", "trio", "--lr", "1e-3", "--order", "shuffled", "--overlay", "full")
         yield trio

@@ -4,6 +4,10 @@
         peer = net.exec(0, ["decad", "run", "--listen", f"{net.address(0)}:7700"])
         net.cut(0)
         net.heal(0)
+        net.split(0, 1)                             # from 2
+        net.join()
+        net.worsen(0, loss=0.05, delay_s=0.2)
+        net.mend(0)
 
 The bridge lives in a namespace of its own, so neither the host's firewall (Docker leaves FORWARD at DROP)
 nor its interface names matter, and nothing of it can be seen outside.
@@ -17,12 +21,16 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import pytest
+
+from support import wire
 
 COMMAND_S = 20.0
 """Seconds that one `ip` command may take."""
@@ -60,6 +68,7 @@ class Namespaces:
         self._subnet = f"198.18.{serial % 256}"
         self._count = count
         self._processes: list[subprocess.Popen[str]] = []
+        self._wires: dict[int, subprocess.Popen[str]] = {}
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
@@ -69,8 +78,9 @@ class Namespaces:
             self._add(undo, self._bridge)
             # Without snooping off, a bridge that sees no IGMP querier stops forwarding multicast after a
             # while.
-            _ip("-n", self._bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-            _ip("-n", self._bridge, "link", "set", "br0", "up")
+            for bridge in ("br0", "br1"):
+                _ip("-n", self._bridge, "link", "add", bridge, "type", "bridge", "mcast_snooping", "0")
+                _ip("-n", self._bridge, "link", "set", bridge, "up")
             for i in range(self._count):
                 self._add(undo, self.name(i))
                 veth = ("type", "veth", "peer", "name", "eth0", "netns", self.name(i))
@@ -125,15 +135,66 @@ class Namespaces:
         """Put the cable back."""
         _ip("-n", self._bridge, "link", "set", f"port{i}", "up")
 
+    def split(self, *numbers: int) -> None:
+        """Nothing goes between these and the others any more: they get a bridge of their own."""
+        for i in numbers:
+            _ip("-n", self._bridge, "link", "set", f"port{i}", "master", "br1")
+
+    def join(self) -> None:
+        """One bridge again."""
+        for i in range(self._count):
+            _ip("-n", self._bridge, "link", "set", f"port{i}", "master", "br0")
+
+    def down(self, i: int) -> None:
+        """Switch the interface of ``i`` off, as its operator may."""
+        _ip("-n", self.name(i), "link", "set", "eth0", "down")
+
+    def up(self, i: int) -> None:
+        """Switch it on again."""
+        _ip("-n", self.name(i), "link", "set", "eth0", "up")
+
+    def worsen(self, i: int, *, loss: float = 0.0, delay_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
+        """Put a bad cable between ``i`` and the bridge: all figures hold each way, 0 bytes a second for no limit."""
+        _ip("-n", self._bridge, "link", "add", f"in{i}", "type", "veth", "peer", "name", f"out{i}")
+        for interface in (f"in{i}", f"out{i}"):
+            _ip("-n", self._bridge, "link", "set", interface, "up")
+        for namespace, interface in ((self.name(i), "eth0"), (self._bridge, f"out{i}")):
+            with wire.inside(namespace):
+                wire.frames_as_on_a_cable(interface)
+        program = ["ip", "netns", "exec", self._bridge, sys.executable, str(Path(wire.__file__))]
+        figures = [f"port{i}", f"in{i}", str(loss), str(delay_s), str(bytes_per_s)]
+        process = subprocess.Popen(
+            [*program, *figures], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        self._processes.append(process)
+        self._wires[i] = process
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        _ip("-n", self._bridge, "link", "set", f"port{i}", "nomaster")
+        _ip("-n", self._bridge, "link", "set", f"out{i}", "master", "br0")
+
+    def mend(self, i: int) -> None:
+        """Put a good cable in the place of the bad one."""
+        self._end([self._wires.pop(i)])
+        _ip("-n", self._bridge, "link", "delete", f"in{i}")
+        _ip("-n", self._bridge, "link", "set", f"port{i}", "master", "br0")
+
     def _add(self, undo: ExitStack, name: str) -> None:
         _ip("netns", "add", name)
         undo.callback(_ip, "netns", "delete", name)
         _ip("-n", name, "link", "set", "lo", "up")
 
     def _stop_processes(self) -> None:
-        for process in self._processes:
+        self._end(self._processes)
+        for i in range(self._count):
+            for pid in _ip("netns", "pids", self.name(i)).split():
+                # A grandchild that outlived its parent would keep the namespace and its interfaces alive.
+                os.kill(int(pid), signal.SIGKILL)
+
+    def _end(self, processes: Sequence[subprocess.Popen[str]]) -> None:
+        for process in processes:
             process.terminate()
-        for process in self._processes:
+        for process in processes:
             try:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -142,10 +203,6 @@ class Namespaces:
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
-        for i in range(self._count):
-            for pid in _ip("netns", "pids", self.name(i)).split():
-                # A grandchild that outlived its parent would keep the namespace and its interfaces alive.
-                os.kill(int(pid), signal.SIGKILL)
 
 
 def _ip(*arguments: str) -> str:
