@@ -144,10 +144,8 @@ class Ledger:
             total = total + entry.increment
             scale += entry.size
             for neighbour, other in entry.heard.items():
-                if (
-                    other.heard.get(entry.peer) is entry
-                    and other.chunks[entry.peer] == entry.chunks[neighbour]
-                ):
+                back = other.increment is not None and other.heard.get(entry.peer) is entry
+                if back and other.chunks[entry.peer] == entry.chunks[neighbour]:
                     continue
                 apart = other.public[Section.BLOCK].double() - entry.public[Section.BLOCK].double()
                 bound += entry.weights[neighbour] * float(apart.norm())
