@@ -74,6 +74,10 @@ class ProtocolError(PeerError):
     """A peer sent bytes that the protocol does not allow."""
 
 
+class DamagedError(ProtocolError):
+    """A message changed on its way, was lost, repeated or overtaken: the network's fault rather than the peer's."""
+
+
 class PoisonError(PeerError):
     """A peer sent a tensor of the wrong size or with values that are not finite."""
 

@@ -24,6 +24,30 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Stage:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _StageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    STAGE_AWAY: _Stage.ValueType  # 0
+    """starting, joining, or done with its steps"""
+    STAGE_READY: _Stage.ValueType  # 1
+    """would train, but waits for others: it counts among those that they wait for"""
+    STAGE_TRAINING: _Stage.ValueType  # 2
+    """exchanges blocks; others mix with it"""
+
+class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
+    """What a peer is doing, as far as others must know."""
+
+STAGE_AWAY: Stage.ValueType  # 0
+"""starting, joining, or done with its steps"""
+STAGE_READY: Stage.ValueType  # 1
+"""would train, but waits for others: it counts among those that they wait for"""
+STAGE_TRAINING: Stage.ValueType  # 2
+"""exchanges blocks; others mix with it"""
+Global___Stage: typing_extensions.TypeAlias = Stage
+
 class _Section:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -50,8 +74,13 @@ Global___Section: typing_extensions.TypeAlias = Section
 
 @typing.final
 class ControlMessage(google.protobuf.message.Message):
+    """Every message ends with a seal: XXH3-64 over all bytes before the field, seeded with the number of the message on
+    its channel and direction, from 0. Receiver: closes the link when it does not fit, and dials again.
+    """
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    SEAL_FIELD_NUMBER: builtins.int
     HELLO_FIELD_NUMBER: builtins.int
     REFUSAL_FIELD_NUMBER: builtins.int
     BEACON_FIELD_NUMBER: builtins.int
@@ -59,6 +88,7 @@ class ControlMessage(google.protobuf.message.Message):
     ASK_FIELD_NUMBER: builtins.int
     GOODBYE_FIELD_NUMBER: builtins.int
     WELCOME_FIELD_NUMBER: builtins.int
+    seal: builtins.int
     @property
     def hello(self) -> Global___Hello: ...
     @property
@@ -76,6 +106,7 @@ class ControlMessage(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        seal: builtins.int = ...,
         hello: Global___Hello | None = ...,
         refusal: Global___Refusal | None = ...,
         beacon: Global___Beacon | None = ...,
@@ -85,7 +116,7 @@ class ControlMessage(google.protobuf.message.Message):
         welcome: Global___Welcome | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "view", b"view", "welcome", b"welcome"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "view", b"view", "welcome", b"welcome"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "seal", b"seal", "view", b"view", "welcome", b"welcome"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "refusal", "beacon", "view", "ask", "goodbye", "welcome"] | None: ...
 
 Global___ControlMessage: typing_extensions.TypeAlias = ControlMessage
@@ -213,14 +244,13 @@ class Beacon(google.protobuf.message.Message):
 
     SEQUENCE_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
-    TRAINING_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
     ECHO_SEQUENCE_FIELD_NUMBER: builtins.int
     ECHO_AGE_US_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     step: builtins.int
     """The next step that the sender will take (or is taking)."""
-    training: builtins.bool
-    """False while the peer waits, joins, or has finished its steps: it then exchanges no blocks."""
+    stage: Global___Stage.ValueType
     echo_sequence: builtins.int
     """Echo of the last beacon heard from the receiver, and how long ago that was, in microseconds."""
     echo_age_us: builtins.int
@@ -229,11 +259,11 @@ class Beacon(google.protobuf.message.Message):
         *,
         sequence: builtins.int = ...,
         step: builtins.int = ...,
-        training: builtins.bool = ...,
+        stage: Global___Stage.ValueType = ...,
         echo_sequence: builtins.int = ...,
         echo_age_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["echo_age_us", b"echo_age_us", "echo_sequence", b"echo_sequence", "sequence", b"sequence", "step", b"step", "training", b"training"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["echo_age_us", b"echo_age_us", "echo_sequence", b"echo_sequence", "sequence", b"sequence", "stage", b"stage", "step", b"step"]) -> None: ...
 
 Global___Beacon: typing_extensions.TypeAlias = Beacon
 
@@ -318,8 +348,10 @@ Global___Goodbye: typing_extensions.TypeAlias = Goodbye
 class BlockMessage(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    SEAL_FIELD_NUMBER: builtins.int
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
+    seal: builtins.int
     @property
     def header(self) -> Global___BlockHeader: ...
     @property
@@ -327,11 +359,12 @@ class BlockMessage(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        seal: builtins.int = ...,
         header: Global___BlockHeader | None = ...,
         chunk: Global___BlockChunk | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "kind", b"kind"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "kind", b"kind"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "kind", b"kind", "seal", b"seal"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["header", "chunk"] | None: ...
 
 Global___BlockMessage: typing_extensions.TypeAlias = BlockMessage
@@ -434,10 +467,12 @@ Global___BlockChunk: typing_extensions.TypeAlias = BlockChunk
 class FetchMessage(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    SEAL_FIELD_NUMBER: builtins.int
     REQUEST_FIELD_NUMBER: builtins.int
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
     FAILURE_FIELD_NUMBER: builtins.int
+    seal: builtins.int
     @property
     def request(self) -> Global___FetchRequest: ...
     @property
@@ -449,13 +484,14 @@ class FetchMessage(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        seal: builtins.int = ...,
         request: Global___FetchRequest | None = ...,
         header: Global___FetchHeader | None = ...,
         chunk: Global___FetchChunk | None = ...,
         failure: Global___FetchFailure | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunk", b"chunk", "failure", b"failure", "header", b"header", "kind", b"kind", "request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "failure", b"failure", "header", b"header", "kind", b"kind", "request", b"request"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "failure", b"failure", "header", b"header", "kind", b"kind", "request", b"request", "seal", b"seal"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["request", "header", "chunk", "failure"] | None: ...
 
 Global___FetchMessage: typing_extensions.TypeAlias = FetchMessage
@@ -467,13 +503,19 @@ class FetchRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BLOCK_FIELD_NUMBER: builtins.int
+    HAVE_FIELD_NUMBER: builtins.int
     block: builtins.int
+    @property
+    def have(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SHA-256 of the chunks that the joiner holds already, from a donor that died; by index, empty where it has none."""
+
     def __init__(
         self,
         *,
         block: builtins.int = ...,
+        have: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["block", b"block"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block", b"block", "have", b"have"]) -> None: ...
 
 Global___FetchRequest: typing_extensions.TypeAlias = FetchRequest
 
@@ -494,8 +536,10 @@ class FetchHeader(google.protobuf.message.Message):
     active: builtins.bool
     """The block was active, so the copy lies between two steps of the donor."""
     elements: builtins.int
-    sha256: builtins.bytes
-    """SHA-256 of the block's fp32 bytes."""
+    @property
+    def sha256(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SHA-256 of each chunk's fp32 bytes, 262144 values a chunk."""
+
     def __init__(
         self,
         *,
@@ -503,7 +547,7 @@ class FetchHeader(google.protobuf.message.Message):
         step: builtins.int = ...,
         active: builtins.bool = ...,
         elements: builtins.int = ...,
-        sha256: builtins.bytes = ...,
+        sha256: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["active", b"active", "block", b"block", "elements", b"elements", "sha256", b"sha256", "step", b"step"]) -> None: ...
 
@@ -511,7 +555,7 @@ Global___FetchHeader: typing_extensions.TypeAlias = FetchHeader
 
 @typing.final
 class FetchChunk(google.protobuf.message.Message):
-    """Sender: the donor. fp32, little-endian; payload last."""
+    """Sender: the donor, in the order of the indices, leaving out those whose hash the request named. fp32, little-endian; payload last."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -76,9 +76,14 @@ def _running(reply: pb.StatusReply) -> list[tuple[str, str]]:
         ("traffic", f"sent {_traffic(reply.traffic.sent)}; received {_traffic(reply.traffic.received)}"),
         (
             "steps",
-            f"{t.steps_taken} taken, {t.steps_incomplete} with somebody missing, {t.steps_skipped} skipped",
+            f"{t.steps_taken} taken, {t.steps_incomplete} with somebody missing, {t.steps_skipped} skipped: "
+            f"{_share(t.steps_taken, t.steps_taken + t.steps_skipped)} of the run's",
         ),
     ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "-"
 
 
 def _doing(reply: pb.StatusReply) -> str:
@@ -102,6 +107,7 @@ def neighbours(reply: pb.StatusReply) -> str:
         "rtt ms",
         "out MB/s",
         "in MB/s",
+        "share",
         "apart",
         "seen",
     )
@@ -126,6 +132,7 @@ def _neighbour(n: pb.Neighbour) -> Sequence[str]:
         f"{n.round_trip_ms:.1f}" if n.round_trip_ms >= 0 else "-",
         f"{n.sent_mb_per_s:.2f}",
         f"{n.received_mb_per_s:.2f}",
+        _share(n.due - n.late, n.due),
         f"{n.relative_distance:.1e}" if n.relative_distance >= 0 else "-",
         f"{n.last_seen_s:.1f} s" if n.last_seen_s >= 0 else "-",
     )

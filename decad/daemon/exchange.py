@@ -59,8 +59,10 @@ class Neighbour:
     """Of the phase under way; made when its first message comes."""
     asked: bool = False
     """We asked for a full message, and none has begun since."""
+    due: int = 0
+    """Steps that counted on this neighbour's block."""
     late: int = 0
-    """Steps that went on without this neighbour's whole block."""
+    """Those of them that went on without all of it."""
     weight: float = 0.0
     """With which its block was mixed in the last step."""
     distance: float = -1.0
@@ -155,6 +157,7 @@ class Exchange:
             timer.cancel()
             self.abandon()
         for name, peer in self._neighbours.items():
+            peer.due += name in step.round.neighbours
             peer.late += name in proceed.missing
             peer.weight = step.round.weight(name)
             if (distance := step.distance(name)) >= 0:

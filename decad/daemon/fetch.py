@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -39,6 +39,26 @@ class Donation(NamedTuple):
     active: bool
 
 
+class PartialBlock:
+    """The chunks of a block that have come, perhaps from several donors of whom each failed: fp32 host tensor [n]."""
+
+    def __init__(self, elements: int) -> None:
+        self.values = torch.empty(elements)
+        self.digests = [b""] * math.ceil(elements / CHUNK_ELEMENTS)
+        """SHA-256 of each chunk that is there."""
+
+    def put(self, index: int, payload: memoryview, digest: bytes) -> None:
+        """Take in a chunk. Raises ProtocolError for a wrong size, PoisonError if it is not what ``digest`` says."""
+        piece = self.values[_span(index)]
+        if payload.nbytes != piece.numel() * 4:
+            raise ProtocolError("a donor sent a chunk of the wrong size.")
+        if hashlib.sha256(payload).digest() != digest:
+            raise PoisonError("a chunk of a block arrived damaged.")
+        self.digests[index] = b""
+        piece.copy_(messages.as_tensor(payload))
+        self.digests[index] = digest
+
+
 ReadBlock = Callable[[int], Awaitable[Donation]]
 
 
@@ -47,11 +67,11 @@ class _DeclinedError(PeerError):
 
 
 class _Ask(NamedTuple):
-    block: int
+    request: pb.FetchRequest
 
 
 class _Serve(NamedTuple):
-    block: int
+    request: pb.FetchRequest
 
 
 class FetchPort:
@@ -86,9 +106,10 @@ class FetchPort:
                 _drain(self._answer)
                 self._answer.put_nowait(None)
 
-    async def fetch(self, block: int) -> Donation:
+    async def fetch(self, block: int, partial: PartialBlock) -> Donation:
         """The neighbour's copy of ``block``. Raises PeerError when it cannot give it or gives it damaged.
 
+        Chunks that ``partial`` has and the neighbour too are not sent; after a failure it has those that came.
         Whatever went wrong but for a donor that declines ends the link: what is still to come of the answer could
         not be told from the next one.
         """
@@ -97,7 +118,7 @@ class FetchPort:
                 raise LinkClosed("the link to the donor has ended.")
             answer = self._answer = asyncio.Queue(CHUNKS_AHEAD)
             try:
-                return await self._take_in(block, answer)
+                return await self._take_in(block, partial, answer)
             except _DeclinedError:
                 raise
             except BaseException as error:
@@ -109,9 +130,11 @@ class FetchPort:
                 self._answer = None
                 _drain(answer)  # lets go of who is putting the next part in
 
-    async def _take_in(self, block: int, answer: asyncio.Queue[messages.FetchPart | None]) -> Donation:
+    async def _take_in(
+        self, block: int, partial: PartialBlock, answer: asyncio.Queue[messages.FetchPart | None]
+    ) -> Donation:
         async with _patience(FIRST_PATIENCE_S):
-            await self._outgoing.put(_Ask(block))
+            await self._outgoing.put(_Ask(pb.FetchRequest(block=block, have=partial.digests)))
             header = await _next(answer)
         if isinstance(header, messages.FetchChunk) or header.WhichOneof("kind") == "request":
             raise ProtocolError("a donor answered a request with something else than a header.")
@@ -122,22 +145,18 @@ class FetchPort:
         about = header.header
         if about.block != block or about.elements != self._plan[block].numel:
             raise ProtocolError(f"a donor answered with block {about.block} of {about.elements} values.")
-        values = torch.empty(about.elements)
-        for index, start in enumerate(range(0, values.numel(), CHUNK_ELEMENTS)):
+        if len(about.sha256) != len(partial.digests):
+            raise ProtocolError(f"a donor announced {len(about.sha256)} chunks of block {block}.")
+        for index in _differing(about.sha256, partial.digests):
             async with _patience(PATIENCE_S):
                 part = await _next(answer)
-            piece = values[start : start + CHUNK_ELEMENTS]
             if not isinstance(part, messages.FetchChunk) or part.index != index:
                 raise ProtocolError("a donor sent chunks out of order.")
-            if part.payload.nbytes != piece.numel() * 4:
-                raise ProtocolError("a donor sent a chunk of the wrong size.")
-            piece.copy_(messages.as_tensor(part.payload))
-        digest, finite = await asyncio.to_thread(_examine, values)
-        if digest != about.sha256:
-            raise PoisonError(f"block {block} arrived damaged.")
-        if not finite:
+            partial.put(index, part.payload, about.sha256[index])
+        if not await asyncio.to_thread(_finite, partial.values):
+            partial.digests = [b""] * len(partial.digests)
             raise PoisonError(f"block {block} holds values that are not finite.")
-        return Donation(values, about.step, about.active)
+        return Donation(partial.values, about.step, about.active)
 
     async def _watch(self) -> None:
         await asyncio.shield(self._fault)
@@ -153,49 +172,57 @@ class FetchPort:
             elif part.request.block >= len(self._plan):
                 raise ProtocolError(f"a peer asked for block {part.request.block} of {len(self._plan)}.")
             else:
-                await self._outgoing.put(_Serve(part.request.block))
+                await self._outgoing.put(_Serve(part.request))
 
     async def _send(self) -> None:
         while True:
             job = await self._outgoing.get()
             if isinstance(job, _Serve):
-                await self._serve(job.block)
+                await self._serve(job.request)
             else:
-                await self._put(pb.FetchMessage(request=pb.FetchRequest(block=job.block)).SerializeToString())
+                await self._put(pb.FetchMessage(request=job.request).SerializeToString())
 
-    async def _serve(self, block: int) -> None:
+    async def _serve(self, request: pb.FetchRequest) -> None:
         try:
-            given = await self._read(block)
+            given = await self._read(request.block)
         except DecadError as error:
-            failure = pb.FetchFailure(block=block, reason=str(error))
+            failure = pb.FetchFailure(block=request.block, reason=str(error))
             await self._put(pb.FetchMessage(failure=failure).SerializeToString())
             return
-        values = given.values
+        digests = await asyncio.to_thread(_digests, given.values)
         header = pb.FetchHeader(
-            block=block,
+            block=request.block,
             step=given.step,
             active=given.active,
-            elements=values.numel(),
-            sha256=await asyncio.to_thread(_digest, values),
+            elements=given.values.numel(),
+            sha256=digests,
         )
         await self._put(pb.FetchMessage(header=header).SerializeToString())
-        for index, start in enumerate(range(0, values.numel(), CHUNK_ELEMENTS)):
-            payload = bytes_of(values[start : start + CHUNK_ELEMENTS])
-            await self._put(messages.fetch_chunk(index, payload))
+        for index in _differing(digests, request.have):
+            await self._put(messages.fetch_chunk(index, bytes_of(given.values[_span(index)])))
 
     async def _put(self, message: bytes) -> None:
         await self._channel.send(message)
         self._sent.count_fetch(len(message))
 
 
-def _digest(values: Tensor) -> bytes:
-    return hashlib.sha256(bytes_of(values)).digest()
+def _span(index: int) -> slice:
+    return slice(index * CHUNK_ELEMENTS, (index + 1) * CHUNK_ELEMENTS)
 
 
-def _examine(values: Tensor) -> tuple[bytes, bool]:
-    """The hash, and whether every value is finite."""
+def _digests(values: Tensor) -> list[bytes]:
+    chunks = math.ceil(values.numel() / CHUNK_ELEMENTS)
+    return [hashlib.sha256(bytes_of(values[_span(index)])).digest() for index in range(chunks)]
+
+
+def _differing(theirs: Sequence[bytes], have: Sequence[bytes]) -> list[int]:
+    """Indices of the donor's chunks that the joiner does not have."""
+    return [i for i, digest in enumerate(theirs) if i >= len(have) or have[i] != digest]
+
+
+def _finite(values: Tensor) -> bool:
     low, high = torch.aminmax(values)  # no number if any is none
-    return _digest(values), math.isfinite(low) and math.isfinite(high)
+    return math.isfinite(low) and math.isfinite(high)
 
 
 async def _next(answer: asyncio.Queue[messages.FetchPart | None]) -> messages.FetchPart:
@@ -219,34 +246,3 @@ async def _patience(seconds: float) -> AsyncIterator[None]:
 def _drain(queue: asyncio.Queue[Any]) -> None:
     while not queue.empty():
         queue.get_nowait()
-
-
-async def fetch_blocks(
-    ports: Mapping[str, FetchPort], blocks: Iterable[int], take: Callable[[int, Donation], Awaitable[None]]
-) -> list[int]:
-    """Fetch different blocks from different neighbours at once; ``take`` gets each. Returns those not to be had.
-
-    A donor that fails is asked no more, and its block is asked of another.
-    """
-    wanted, idle = list(blocks), list(ports.values())
-    under_way: dict[asyncio.Task[Donation], tuple[FetchPort, int]] = {}
-    try:
-        while under_way or (wanted and idle):
-            while wanted and idle:
-                port, block = idle.pop(), wanted.pop()
-                under_way[asyncio.create_task(port.fetch(block))] = port, block
-            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            for fetched in done:
-                port, block = under_way.pop(fetched)
-                try:
-                    donation = fetched.result()
-                except PeerError:
-                    wanted.append(block)
-                    continue
-                idle.append(port)
-                await take(block, donation)
-    finally:
-        for fetching in under_way:
-            fetching.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
-    return wanted

@@ -31,17 +31,17 @@ class Neighbourhood:
         return mixing_edges(self._me, overlay, self._names(), self._table.mixing, views)
 
     def highest_step(self) -> int | None:
-        """The furthest step among all peers that train; None without any."""
-        return max((self._table[peer].step for peer in self._table.mixing), default=None)
+        """The furthest step among all peers that train or are ready to; None without any."""
+        return max((self._table[peer].step for peer in self._table.ready), default=None)
 
     def furthest_neighbour(self) -> int | None:
         """The furthest step among the neighbours to mix with; None without any."""
         return max((self._table[peer].step for peer in self.edges()), default=None)
 
     def furthest(self) -> list[str]:
-        """Peers that train within a step of the furthest, in the order of ids."""
+        """Peers that train or are ready to, within a step of the furthest of them, in the order of ids."""
         highest = self.highest_step() or 0
-        return sorted(peer for peer in self._table.mixing if self._table[peer].step >= highest - 1)
+        return sorted(peer for peer in self._table.ready if self._table[peer].step >= highest - 1)
 
     def anybody_before(self, step: int) -> bool:
         """Whether a neighbour to mix with has yet to take the step before ``step``."""
@@ -54,9 +54,14 @@ class Neighbourhood:
         return self.edges() == neighbours(self._terms.spec.overlay, members, self._me, self._names())
 
     @property
-    def training_peers(self) -> int:
-        """How many others are training."""
-        return len(self._table.mixing)
+    def ready(self) -> int:
+        """How many others train, or would if enough others did."""
+        return len(self._table.ready)
+
+    @property
+    def all_have_begun(self) -> bool:
+        """Whether all that would train do."""
+        return self._table.ready == self._table.mixing
 
     def name_of(self, peer: str) -> str:
         """Name or short id, for people."""

@@ -19,12 +19,12 @@ from decad.daemon.greeting import MyselfError, RefusedError
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.progress import Notices
 from decad.daemon.session import Session
-from decad.errors import LinkClosed, MismatchError, NetworkError, OperatorError, PeerError
+from decad.errors import LinkClosed, MismatchError, NetworkError, OperatorError, PeerError, ProtocolError
 from decad.membership.dialplan import DialPlan
 from decad.membership.identity import Identity, short_id
 from decad.membership.interfaces import choose_interfaces, present_interfaces
 from decad.membership.mdns import Discovery, Found, Lost
-from decad.membership.table import Origin, PeerTable, State, Transition
+from decad.membership.table import Origin, PeerTable, Stage, State, Transition
 from decad.wire.counters import ByteCounter
 from decad.wire.messages import encode_control
 from decad.wire.reasons import printable
@@ -62,7 +62,7 @@ class Network:
         self._transport, self._exchange, self._donate = transport, exchange, donate
         self._sent, self._received, self._notices = sent, received, notices
         self.step = 0
-        self.training = False
+        self.stage = Stage.AWAY
         self.listening = ""
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails with the error that this machine's operator must see before the first step."""
@@ -87,14 +87,14 @@ class Network:
     # -- what the trainer and the status ask ----------------------------------------------------------------
 
     def donors(self) -> dict[str, FetchPort]:
-        """Training peers within a step of the furthest, who can give blocks."""
+        """Peers within a step of the furthest, who can give blocks."""
         furthest = self.neighbourhood.furthest()
         return {peer: self._sessions[peer].fetch for peer in furthest if peer in self._sessions}
 
-    def announce(self, step: int, training: bool) -> None:
+    def announce(self, step: int, stage: Stage) -> None:
         """Tell the neighbours where this peer is."""
-        force = training != self.training
-        self.step, self.training = step, training
+        force = stage is not self.stage
+        self.step, self.stage = step, stage
         for session in list(self._sessions.values()):
             self._attempt(session, lambda s: s.tell_beacon(force))
 
@@ -149,7 +149,7 @@ class Network:
 
     async def farewell(self, reason: str) -> None:
         """Say goodbye to every neighbour and close all links."""
-        self.training, self._leaving, self._admission.closed = False, True, True
+        self.stage, self._leaving, self._admission.closed = Stage.AWAY, True, True
         sessions = list(self._sessions.values())
         for session in sessions:
             self._attempt(session, lambda s: s.tell(pb.ControlMessage(goodbye=pb.Goodbye(reason=reason))))
@@ -310,12 +310,17 @@ class Network:
     # -- what neighbours tell -------------------------------------------------------------------------------
 
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None:
+        try:
+            stage = Stage(beacon.stage)
+        except ValueError:
+            raise ProtocolError(
+                f"peer {short_id(peer)} says that it is in stage {beacon.stage}, which does not exist; the link is "
+                "closed."
+            ) from None
         now = asyncio.get_running_loop().time()
-        before = self.table[peer].training if peer in self.table else False
-        self._moved(
-            self.table.heard(peer, now, step=beacon.step, training=beacon.training, round_trip_s=round_trip_s)
-        )
-        if before != beacon.training:
+        before = self.table.mixing
+        self._moved(self.table.heard(peer, now, step=beacon.step, stage=stage, round_trip_s=round_trip_s))
+        if before != self.table.mixing:
             self._broadcast_view()
         self.neighbourhood.changed.set()
 

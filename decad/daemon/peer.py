@@ -25,6 +25,7 @@ from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
+from decad.daemon.watchdog import Watchdog
 from decad.data.text import TextData, data_seed
 from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
@@ -36,6 +37,7 @@ from decad.state.lock import StateLock
 from decad.state.weights import TrainedBlocks
 from decad.wire.counters import ByteCounter
 from decad.wire.grpc_transport import GrpcTransport
+from decad.wire.sealed import SealedTransport
 from decad.wire.transport import Transport
 
 log = logging.getLogger("decad")
@@ -64,7 +66,7 @@ class Peer:
         load_model: ModelLoader = TrainableModel.load,
     ) -> None:
         self._spec, self._config = spec, config
-        self._transport = transport or GrpcTransport()
+        self._transport = SealedTransport(transport or GrpcTransport())
         self._load_model = load_model
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
@@ -88,7 +90,10 @@ class Peer:
         compute = ComputeThread(config.threads)
         try:
             # Before the model is loaded, which may take minutes: what runs can be asked and stopped.
-            with StateLock(config.state_dir):
+            with (
+                StateLock(config.state_dir),
+                Watchdog(lambda: self._progress.pulse, lambda: self._progress.patience_s, self._stuck),
+            ):
                 async with control_service(
                     control_socket(config.state_dir), self._status, self.stop, self._save
                 ):
@@ -267,6 +272,9 @@ class Peer:
             async with asyncio.timeout(LINGER_S):
                 while not self._stop.is_set() and network.neighbourhood.anybody_before(self._progress.step):
                     await network.neighbourhood.wait_change()
+
+    def _stuck(self, text: str) -> None:
+        self._notices.add(text)
 
     def _status(self) -> StatusReply:
         if self._board is not None:

@@ -81,8 +81,9 @@ class ActiveBlock:
         """
         if not bool(torch.isfinite(gradient.sum())):
             raise OperatorError(
-                f"The gradient of block {self.block.name} is not finite at step {step}. Nothing of this step "
-                "was kept or sent. Lower --lr, set --clip 1, or look for broken records in --data; then start again."
+                f"The gradient of block {self.block.name} is not finite at step {step}. Nothing of this step was "
+                "kept or sent; the steps before it are saved. Look for broken records in --data, and start again. If "
+                "the whole run diverges, begin another with a lower --lr or --clip 1, and another --state-dir."
             )
         local_step(self.theta, gradient, self.state, self._rule.constants, self._rule.rate(step))
         outgoing = {Section.BLOCK: self.theta, **self._rule.moments.outgoing(self.block, self.state)}

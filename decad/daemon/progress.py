@@ -12,6 +12,10 @@ from statistics import fmean
 SMOOTHED = 20
 """Steps over which loss and times are averaged."""
 NOTICES_KEPT = 50
+STUCK_S = 120.0
+"""A step that takes so long, and ten times as long as those before it, will not end."""
+SLOW_S = 1800.0
+"""Loading, joining, evaluating and saving a large model on a slow machine."""
 
 
 class Activity(StrEnum):
@@ -44,6 +48,20 @@ class Progress:
     compute_times: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
     exchange_times: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
     step_tokens: deque[int] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
+
+    @property
+    def pulse(self) -> tuple[object, ...]:
+        """Changes while the daemon gets on."""
+        return self.activity, self.step, self.waiting_for, self.held_out_step
+
+    @property
+    def patience_s(self) -> float:
+        """How long `pulse` may stay the same before something must be wrong; for ever while others are waited for."""
+        if self.activity in (Activity.WAITING, Activity.FINISHED):
+            return math.inf
+        if self.activity is Activity.TRAINING and self.step_s:
+            return max(STUCK_S, 10 * self.step_s)
+        return SLOW_S
 
     @property
     def loss(self) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -52,6 +53,10 @@ class Replica:
         self._schedule, self._rule = schedule, rule
         self._model, self._compute, self._saver = model, compute, saver
         self.active: ActiveBlock | None = None
+        self.whole_steps = asyncio.Lock()
+        """Held from the half-step to the end of the step: a joiner is given what a completed step left."""
+        self._still = asyncio.Lock()
+        """Held while inactive blocks change, and while one of them is copied."""
         self._phase = -1
         """Of ``active``."""
         self._phases: dict[int, int] = {}
@@ -74,8 +79,9 @@ class Replica:
             resumed = None
         continued = (resumed.tensors, resumed.updates) if resumed else None
         block = self._model.plan[position.block]
-        self.active = await self._compute.run(ActiveBlock, self._model, block, self._rule, continued)
-        self._phase = position.phase
+        async with self._still:
+            self.active = await self._compute.run(ActiveBlock, self._model, block, self._rule, continued)
+            self._phase = position.phase
         return self.active
 
     async def leave(self) -> None:
@@ -83,10 +89,11 @@ class Replica:
         if self.active is None:
             return
         index = self.active.block.index
-        self.active = None
         # The phase's last step, wherever this peer left it: the noise of rounding is the same at all peers.
         last = (self._phase + 1) * self._inner_steps - 1
-        await self._compute.run(self._model.deactivate, seed=self._seed, step=last)
+        async with self._still:
+            self.active = None
+            await self._compute.run(self._model.deactivate, seed=self._seed, step=last)
         await self._changed(index, self._phase)
 
     def missed(self, step: int) -> list[int]:
@@ -101,25 +108,32 @@ class Replica:
         """Put a donor's copy of a block in the place of one's own."""
         if self._resumed is not None and self._resumed.block == block:
             self._resumed = None  # its phase has passed: this copy is newer
-        await self._compute.run(self._model.set_block, block, donation.values)
+        async with self._still:
+            await self._compute.run(self._model.set_block, block, donation.values)
         here = self._schedule.position(donation.step)
         active = here.block == block and donation.active
         phase = here.phase if active else self._schedule.last_phase(block, donation.step)
         await self._changed(block, phase if phase is not None else -1)
 
-    async def donate(self, block: int, step: int) -> Donation:
-        """A copy of a block, for a joiner. Raises PeerError."""
+    async def donate(self, block: int, step: Callable[[], int]) -> Donation:
+        """A copy of a block, for a joiner; ``step``: the next one to take. Raises PeerError."""
         if block >= len(self._model.plan):
             raise PeerError(f"there is no block {block}")
-        # Active, or about to be again: what this peer came back with in the middle of the phase.
-        active = self.active is not None and self.active.block.index == block
-        resumed = self._resumed
-        if resumed is not None and (resumed.block, resumed.phase) == (
-            block,
-            self._schedule.position(step).phase,
-        ):
-            active = True
-        return Donation(await self._compute.run(self._model.block, block), step, active)
+        async with self._still:
+            if not self._is_active(block):
+                # Beside the step, not between two: the donor is not held up, nor the joiner.
+                values = await asyncio.to_thread(self._model.block, block)
+                resumed = self._resumed
+                here = self._schedule.position(step())
+                # What this peer came back with in the middle of the phase is about to be active again.
+                again = resumed is not None and (resumed.block, resumed.phase) == (block, here.phase)
+                return Donation(values, step(), again)
+        async with self.whole_steps:
+            values = await self._compute.run(self._model.block, block)
+            return Donation(values, step(), self._is_active(block))
+
+    def _is_active(self, block: int) -> bool:
+        return self.active is not None and self.active.block.index == block
 
     async def held(self) -> Held:
         """A copy of the active block, or of what is to become it again."""

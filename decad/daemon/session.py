@@ -11,6 +11,7 @@ from decad._proto import peer_pb2 as pb
 from decad.daemon.exchange import Exchange, Neighbour
 from decad.daemon.fetch import FetchPort
 from decad.errors import LinkClosed, PeerError, ProtocolError
+from decad.membership.table import Stage
 from decad.wire.counters import ByteCounter
 from decad.wire.messages import decode_control, encode_control
 from decad.wire.reasons import printable
@@ -31,7 +32,7 @@ class Surroundings(Protocol):
     """What a session tells the network, and learns from it."""
 
     step: int
-    training: bool
+    stage: Stage
 
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None: ...
     def heard_view(self, peer: str, view: pb.View) -> None: ...
@@ -155,7 +156,9 @@ class Session:
         self._sequence += 1
         self._beaconed = self._sent_at[self._sequence] = now
         self._sent_at.pop(self._sequence - BEACONS_REMEMBERED, None)
-        beacon = pb.Beacon(sequence=self._sequence, step=self._network.step, training=self._network.training)
+        beacon = pb.Beacon(
+            sequence=self._sequence, step=self._network.step, stage=pb.Stage.ValueType(self._network.stage)
+        )
         if self._heard is not None:
             beacon.echo_sequence = self._heard[0]
             beacon.echo_age_us = int((now - self._heard[1]) * 1e6)

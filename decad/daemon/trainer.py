@@ -13,7 +13,8 @@ from decad.config import PeerConfig, RunSpec
 from decad.core.schedule import Position, Schedule, learning_rate
 from decad.daemon.compute import ComputeThread
 from decad.daemon.exchange import Exchange, describe
-from decad.daemon.fetch import Donation, FetchPort, fetch_blocks
+from decad.daemon.fetch import Donation, FetchPort
+from decad.daemon.gathering import Gathering
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.phase import TrainingRule
 from decad.daemon.progress import Activity, Notices, Progress
@@ -21,6 +22,8 @@ from decad.daemon.replica import Replica
 from decad.daemon.saver import Saver
 from decad.data.position import DataPosition
 from decad.data.text import TextData
+from decad.errors import OperatorError, StateError
+from decad.membership.table import Stage
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
 from decad.state.manifest import RunRecord
@@ -29,8 +32,8 @@ from decad.state.weights import ACTIVE_BLOCK
 log = logging.getLogger("decad")
 
 KNOWN_S = 2.0
-"""How long the first step waits for the neighbours' views. If two of them cannot reach each other, as in networks
-where not everybody reaches everybody, views go on differing."""
+"""How long the first step waits for those who begin too, and for the neighbours' views. If two of them cannot reach
+each other, as in networks where not everybody reaches everybody, views go on differing."""
 
 T = TypeVar("T")
 
@@ -41,10 +44,10 @@ class Surroundings(Protocol):
     neighbourhood: Neighbourhood
 
     def donors(self) -> dict[str, FetchPort]:
-        """Training peers within a step of the furthest, who can give blocks."""
+        """Peers within a step of the furthest, who can give blocks."""
         ...
 
-    def announce(self, step: int, training: bool) -> None:
+    def announce(self, step: int, stage: Stage) -> None:
         """Tell the neighbours where this peer is."""
         ...
 
@@ -74,8 +77,6 @@ class Trainer:
         self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
         self.progress, self._notices = progress, notices
         self._stopping = asyncio.Event()
-        self._whole_steps = asyncio.Lock()
-        """Held from the half-step to the end of the step: a joiner is given what a completed step left."""
         self._saver = Saver(store, self.notice)
         self._replica = Replica(spec, self.schedule, self._rule, model, compute, self._saver, checkpoint)
         self._missing = ""
@@ -105,10 +106,9 @@ class Trainer:
         try:
             await self._evaluate()
             await self._join()
-            self._network.announce(self.progress.step, training=True)
             await self._wait_for_peers()
             if self._phases_behind():  # who trained before was not here yet, or had not said so
-                self._network.announce(self.progress.step, training=False)
+                self._network.announce(self.progress.step, Stage.AWAY)
                 await self._join()
             while not self._stopping.is_set() and not self._finished():
                 self._skip_ahead()
@@ -121,8 +121,13 @@ class Trainer:
             if self._finished() and not self._stopping.is_set():
                 await self._evaluate()
             await self._end()
+        except OperatorError:
+            # The steps before the one that failed are worth keeping.
+            with suppress(StateError):
+                await self._save()
+            raise
         finally:
-            self._network.announce(self.progress.step, training=False)
+            self._network.announce(self.progress.step, Stage.AWAY)
             self._saver.close()
 
     async def _end(self) -> None:
@@ -154,7 +159,7 @@ class Trainer:
         progress, loop = self.progress, asyncio.get_running_loop()
         step = progress.step
         progress.activity, progress.learning_rate = Activity.TRAINING, self._rule.rate(step)
-        self._network.announce(step, training=True)
+        self._network.announce(step, Stage.TRAINING)
         self._exchange.open(step, self._neighbourhood.edges())
         batch, following = self._data.batch(self._position, self._config.batch_size)
         begun = loop.time()
@@ -164,7 +169,7 @@ class Trainer:
             return
         loss, gradient = computed
         del computed
-        async with self._whole_steps:
+        async with self._replica.whole_steps:
             accumulators = await self._compute.run(active.half_step, gradient, step)
             del gradient
             half = loop.time()
@@ -249,6 +254,7 @@ class Trainer:
 
     async def _join(self) -> None:
         """Take the neighbours' step, and their copies of the blocks whose phases this peer missed."""
+        gathering = Gathering(self._model.plan)
         while not self._stopping.is_set():
             highest = self._neighbourhood.highest_step()
             if highest is None or highest <= self.progress.step:
@@ -264,7 +270,7 @@ class Trainer:
                 f"{count} from {', '.join(sorted(map(self._neighbourhood.name_of, donors)))}"
             )
             log.info("joining at step %d: fetching %s", highest, self.progress.waiting_for)
-            left = await self._unless_stopped(fetch_blocks(donors, missed, self._replica.take))
+            left = await self._unless_stopped(gathering.fetch(donors, missed, self._replica.take))
             if left is not None and len(left) == len(missed):
                 await self._neighbourhood.wait_change()
             self.progress.waiting_for = ""
@@ -276,23 +282,26 @@ class Trainer:
         return highest is not None and self.schedule.position(highest).phase > self.position.phase
 
     async def _wait_for_peers(self) -> None:
-        """Wait for ``min_peers`` others before the first step, and a moment until they know of this one."""
-        wanted = self._config.min_peers
-        while not self._stopping.is_set() and (here := self._neighbourhood.training_peers) < wanted:
+        """Wait for ``min_peers`` others before the first step, and a moment until all who begin know of each other."""
+        wanted, neighbourhood = self._config.min_peers, self._neighbourhood
+        self._network.announce(self.progress.step, Stage.READY)
+        while not self._stopping.is_set() and (here := neighbourhood.ready) < wanted:
             self.progress.activity = Activity.WAITING
             self.progress.waiting_for = f"neighbours that train ({wanted} wanted, {here} here)"
-            await self._neighbourhood.wait_change()
+            await neighbourhood.wait_change()
             await self._saver.answer(self._save)
         self.progress.waiting_for = ""
+        self._network.announce(self.progress.step, Stage.TRAINING)
         with suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_S):
-                while not self._stopping.is_set() and not self._neighbourhood.known_to_neighbours:
-                    await self._neighbourhood.wait_change()
+                while not self._stopping.is_set() and not (
+                    neighbourhood.all_have_begun and neighbourhood.known_to_neighbours
+                ):
+                    await neighbourhood.wait_change()
 
     async def donate(self, block: int) -> Donation:
         """A copy of a block for a joiner. Raises PeerError."""
-        async with self._whole_steps:
-            return await self._replica.donate(block, self.progress.step)
+        return await self._replica.donate(block, lambda: self.progress.step)
 
     # -- saving ---------------------------------------------------------------------------------------------
 

@@ -33,6 +33,14 @@ class State(enum.Enum):
     GONE = "gone"
 
 
+class Stage(enum.IntEnum):
+    """What a peer says that it does; the numbers are peer.proto's."""
+
+    AWAY = 0
+    READY = 1
+    TRAINING = 2
+
+
 class Transition(NamedTuple):
     """A peer's state changed. A peer that was never there before comes from GONE."""
 
@@ -60,7 +68,7 @@ class Peer:
     reason: str
     last_seen: float
     step: int = 0
-    training: bool = False
+    stage: Stage = Stage.AWAY
     view: frozenset[str] = frozenset()
     """Ids of the peers that it said it can mix with."""
     round_trip_s: float | None = None
@@ -96,7 +104,12 @@ class PeerTable:
     @property
     def mixing(self) -> frozenset[str]:
         """Ids of the peers that are alive and training: the view that we send to others."""
-        return frozenset(p.id for p in self._peers.values() if p.state is State.ALIVE and p.training)
+        return self._alive(Stage.TRAINING)
+
+    @property
+    def ready(self) -> frozenset[str]:
+        """Ids of the peers that are alive, and train or would if enough others did."""
+        return self._alive(Stage.READY)
 
     def link_up(
         self, peer: str, link: object, now: float, *, name: str, address: str, found: Origin, instance: int
@@ -137,7 +150,7 @@ class PeerTable:
         return [self._move(record, State.SUSPECT, f"its link closed: {reason}", now)]
 
     def heard(
-        self, peer: str, now: float, *, step: int, training: bool, round_trip_s: float | None = None
+        self, peer: str, now: float, *, step: int, stage: Stage, round_trip_s: float | None = None
     ) -> list[Transition]:
         """A beacon came. Those that were still under way when the link ended change nothing."""
         record = self._peers.get(peer)
@@ -145,7 +158,7 @@ class PeerTable:
             return []
         record._hearing.heard(now)
         record.last_seen = record._silent_since = now
-        record.step, record.training = step, training
+        record.step, record.stage = step, stage
         if round_trip_s is not None:
             record.round_trip_s = round_trip_s
         if record.state is State.ALIVE:
@@ -187,12 +200,15 @@ class PeerTable:
                 made.append(self._move(record, State.SUSPECT, f"silent for {silence:.1f} s", now))
         return made
 
+    def _alive(self, least: Stage) -> frozenset[str]:
+        return frozenset(p.id for p in self._peers.values() if p.state is State.ALIVE and p.stage >= least)
+
     def _move(self, record: Peer, new: State, reason: str, now: float) -> Transition:
         old, record.state, record.since, record.reason = record.state, new, now, reason
         if new is State.GONE:
             record._link = None
             record._hearing.interrupted()
-            record.training, record.view = False, frozenset()
+            record.stage, record.view = Stage.AWAY, frozenset()
             self._forget_oldest()
         return Transition(record.id, old, new, reason)
 

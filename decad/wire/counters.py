@@ -17,7 +17,7 @@ from decad.wire import messages
 
 @dataclass
 class ByteCounter:
-    """What went one way, in bytes of application messages; TCP, TLS and HTTP/2 framing come on top.
+    """What went one way, in bytes of application messages; seals (9 a message), TLS and HTTP/2 framing come on top.
 
     Payloads count by section; everything else of block messages, and control messages, is overhead; what goes
     over the fetch channel counts whole as fetch.

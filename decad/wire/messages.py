@@ -21,11 +21,14 @@ import decad.core.coding  # noqa: F401  (it has torch's once-a-process warning o
 from decad._proto import peer_pb2 as pb
 from decad.core.mixing import Section
 from decad.errors import ProtocolError
+from decad.wire.transport import Buffer
 
 MAX_CONTROL_BYTES = 1 << 19
 """A Hello with a spec of the greatest length fits; a view of a thousand peers has 70 kB."""
 MAX_HEADER_BYTES = 4096
-"""A header has about 60 bytes; the bound keeps a peer from making us build large objects."""
+"""A block header has about 60 bytes; the bound keeps a peer from making us build large objects."""
+MAX_FETCH_BYTES = 1 << 20
+"""Of a fetch message that is no chunk: 34 bytes a chunk, so this is a block of 8 billion parameters."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _UINT32_MAX = 2**32 - 1
@@ -88,7 +91,7 @@ def fetch_chunk(index: int, payload: memoryview) -> bytes:
     return _with_payload(pb.FetchMessage.CHUNK_FIELD_NUMBER, b"\x08" + _varint(index), payload)
 
 
-def parse_block(message: bytes) -> BlockHeader | BlockChunk:
+def parse_block(message: Buffer) -> BlockHeader | BlockChunk:
     """Read a BlockMessage. Raises ProtocolError for anything but one sound header or chunk."""
     kind, body = _envelope(message, "block message")
     if kind == pb.BlockMessage.CHUNK_FIELD_NUMBER:
@@ -96,7 +99,7 @@ def parse_block(message: bytes) -> BlockHeader | BlockChunk:
         return BlockChunk(_section(numbers[0]), numbers[1], payload)
     if kind != pb.BlockMessage.HEADER_FIELD_NUMBER or len(body) > MAX_HEADER_BYTES:
         raise ProtocolError(f"a block message holds field {kind} of {len(body)} bytes.")
-    read = _parse(pb.BlockHeader(), bytes(body))
+    read = _parse(pb.BlockHeader(), body)
     extents = tuple((_section(extent.section), extent.elements) for extent in read.extents)
     if any(a[0] >= b[0] for a, b in itertools.pairwise(extents)):
         raise ProtocolError("a block header names its sections twice or out of order.")
@@ -113,13 +116,13 @@ def parse_block(message: bytes) -> BlockHeader | BlockChunk:
     )
 
 
-def parse_fetch(message: bytes) -> FetchPart:
+def parse_fetch(message: Buffer) -> FetchPart:
     """Read a FetchMessage. Raises ProtocolError for anything but one sound part."""
     kind, body = _envelope(message, "fetch message")
     if kind == pb.FetchMessage.CHUNK_FIELD_NUMBER:
         (index,), payload = _place_and_payload(body, (1,))
         return FetchChunk(index, payload)
-    if len(body) > MAX_HEADER_BYTES:
+    if len(body) > MAX_FETCH_BYTES:
         raise ProtocolError(f"a fetch message holds field {kind} of {len(body)} bytes.")
     part = _parse(pb.FetchMessage(), message)
     if part.WhichOneof("kind") is None:
@@ -132,7 +135,7 @@ def encode_control(message: pb.ControlMessage) -> bytes:
     return message.SerializeToString()
 
 
-def decode_control(message: bytes) -> pb.ControlMessage:
+def decode_control(message: Buffer) -> pb.ControlMessage:
     """Read a ControlMessage. Raises ProtocolError for garbage, one too large, and one that holds nothing known."""
     if len(message) > MAX_CONTROL_BYTES:
         raise ProtocolError(
@@ -160,9 +163,9 @@ _WIRE_SECTION = {
 _M = TypeVar("_M", bound=Message)
 
 
-def _parse(into: _M, message: bytes) -> _M:
+def _parse(into: _M, message: Buffer) -> _M:
     try:
-        into.ParseFromString(message)
+        into.ParseFromString(bytes(message))
     except DecodeError as error:
         raise ProtocolError(f"{type(into).__name__} of {len(message)} bytes: {error}.") from None
     return into
@@ -174,7 +177,7 @@ def _with_payload(kind: int, place: bytes, payload: memoryview) -> bytes:
     return b"".join((prefix, payload))
 
 
-def _envelope(message: bytes, what: str) -> tuple[int, memoryview]:
+def _envelope(message: Buffer, what: str) -> tuple[int, memoryview]:
     """The one member of a oneof: (field number, its bytes)."""
     found = list(_fields(memoryview(message)))
     if len(found) != 1 or isinstance(found[0][1], int):

@@ -9,10 +9,13 @@ Twins: `decad.wire.grpc_transport` (real) and `decad.wire.memory` (tests, the la
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 MAX_MESSAGE_BYTES = 4 << 20
 """Bound of one message in bytes: the largest chunk (2 MiB, a bf16-delta resend in fp32) and its header."""
+
+
+Buffer: TypeAlias = bytes | memoryview
 
 
 class Channel(Protocol):
@@ -25,7 +28,7 @@ class Channel(Protocol):
         """
         ...
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> Buffer:
         """The next message. Raises LinkClosed when the other end or the link has ended.
 
         One receiver task per channel. What was sent before the other end closed the link comes first. A

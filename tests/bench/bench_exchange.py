@@ -27,6 +27,7 @@ from decad.core.mixing import Section
 from decad.wire import messages
 from decad.wire.grpc_transport import GrpcTransport
 from decad.wire.malloc import tune_malloc
+from decad.wire.sealed import SealedTransport
 from decad.wire.transport import Link
 
 CHUNK_BYTES = 1 << 20
@@ -53,7 +54,7 @@ async def peer(pipe: Pipe, listens: bool, size: int) -> None:
     block = torch.ones(size // 4)
     accumulator = torch.zeros(size // 4)
     raw_block, raw_into = bytearray(size), bytearray(size)
-    transport = GrpcTransport()
+    transport = SealedTransport(GrpcTransport())
     if listens:
         accepted: asyncio.Queue[Link] = asyncio.Queue()
         ended = asyncio.Event()

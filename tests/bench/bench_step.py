@@ -23,8 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.allocations import allocations, peak  # isort: skip  (before torch: it quietens the profiler)
+
 import torch
-from support.allocations import allocations, peak
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.daemon import Fleet
+
+from decad.state.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -24,10 +28,10 @@ from decad.membership.dialplan import DialPlan
 from decad.daemon.network import Network
 due, announce = DialPlan.due, Network.announce
 broken = False
-def note(self, step, training):
+def note(self, step, stage):
     global broken
     broken = step >= 9
-    announce(self, step, training)
+    announce(self, step, stage)
 def fail(self, *arguments):
     if broken:
         raise ZeroDivisionError("a bug")
@@ -41,8 +45,13 @@ def test_a_gradient_that_is_not_finite(peers: Fleet) -> None:
     b = peers.start("b", "--peers", a.address, before=NOT_FINITE)
     ended = b.result()
     assert ended.code == 2
-    assert ended.err.splitlines()[-1].startswith("decad: The gradient of block ")
-    assert "is not finite at step" in ended.err
+    told = re.match(
+        r"decad: The gradient of block .* is not finite at step (\d+)\. ", ended.err.splitlines()[-1]
+    )
+    assert told
+    with open_checkpoint(b.state_dir) as checkpoint:
+        assert checkpoint is not None
+        assert checkpoint.run.step == int(told[1])
     assert "Traceback" not in ended.err
     a.until_log("b is gone: it said goodbye: it failed\n")
 

@@ -88,11 +88,13 @@ def test_status_shows_the_run_and_every_neighbour(trio: Fleet) -> None:
     )
     assert re.fullmatch(r"[\d.]+ MiB", rows["memory"])
     assert re.fullmatch(r"(sent|; received)( [\d.]+ [KM]iB \([\d.]+ % overhead\).*)+", rows["traffic"])
-    assert re.fullmatch(r"\d+ taken, \d+ with somebody missing, \d+ skipped", rows["steps"])
+    assert re.fullmatch(
+        r"\d+ taken, \d+ with somebody missing, \d+ skipped: \d+ % of the run's", rows["steps"]
+    )
     head, *table = lines[lines.index("") + 1 :][:3]
     assert head.split() == [
         *("neighbour", "address", "found", "state", "weight", "lag"),
-        *("rtt", "ms", "out", "MB/s", "in", "MB/s", "apart", "seen"),
+        *("rtt", "ms", "out", "MB/s", "in", "MB/s", "share", "apart", "seen"),
     ]
     found = {line.split()[0]: re.split(r" {2,}", line) for line in table}
     assert found["a"][1:5] == [trio["a"].address, "peers", "alive", "0.333"]

@@ -92,14 +92,16 @@ def test_a_fetch_chunk_is_what_the_generated_class_writes_and_reads(index: int, 
 
 @given(
     st.one_of(
-        st.builds(pb.FetchRequest, block=uint32).map(lambda part: pb.FetchMessage(request=part)),
+        st.builds(pb.FetchRequest, block=uint32, have=st.lists(st.binary(max_size=32), max_size=5)).map(
+            lambda part: pb.FetchMessage(request=part)
+        ),
         st.builds(
             pb.FetchHeader,
             block=uint32,
             step=uint64,
             active=st.booleans(),
             elements=uint64,
-            sha256=st.binary(max_size=32),
+            sha256=st.lists(st.binary(max_size=32), max_size=5),
         ).map(lambda part: pb.FetchMessage(header=part)),
         st.builds(pb.FetchFailure, block=uint32, reason=st.text(max_size=50)).map(
             lambda part: pb.FetchMessage(failure=part)

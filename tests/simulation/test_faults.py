@@ -276,3 +276,18 @@ async def test_whatever_fails_nobody_hangs_and_all_find_together_again(tmp_path:
         )
         for machine in cluster.running:
             steps_are_bounded(machine)
+
+
+async def test_nobody_waits_for_a_neighbour_that_waits_for_more_peers_itself(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        cluster.start("a", min_peers=1)
+        waiting = cluster.start("b", min_peers=2)
+        cluster.start("c", min_peers=9)  # linked, but never ready
+        await cluster.further(10, "a")
+        assert "neighbours that train (2 wanted, 1 here)" in waiting.peer.progress.waiting_for
+        assert all(step.complete and not step.weights for step in cluster["a"].peer.steps)
+        cluster.start("d", min_peers=1)
+        await cluster.until(
+            lambda: all(cluster[n].peer.steps and len(cluster[n].peer.steps[-1].weights) == 2 for n in "abd"),
+            "all three mix",
+        )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+
+# The profiler's library reads it when torch is loaded, and would report every start and stop on the standard output.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 from torch.profiler import ProfilerActivity, profile
 

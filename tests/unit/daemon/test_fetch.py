@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from decad._proto import peer_pb2 as pb
 from decad.core.blocks import BlockPlan
 from decad.core.memory import bytes_of
 from decad.daemon import fetch
-from decad.daemon.fetch import Donation, FetchPort, ReadBlock, fetch_blocks
+from decad.daemon.fetch import Donation, FetchPort, PartialBlock, ReadBlock
 from decad.errors import LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
@@ -89,6 +89,17 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def ends() -> AsyncIterator[Ends]:
+    async for made in linked():
+        yield made
+
+
+@pytest.fixture
+async def more_ends() -> AsyncIterator[Ends]:
+    async for made in linked():
+        yield made
+
+
+async def linked() -> AsyncIterator[Ends]:
     network = MemoryNetwork()
     near, far = MemoryTransport(network, "near"), MemoryTransport(network, "far")
     accepted: asyncio.Queue[Link] = asyncio.Queue()
@@ -112,9 +123,13 @@ async def soon(awaitable: Awaitable[Donation]) -> Donation:
         return await awaitable
 
 
+def nothing() -> PartialBlock:
+    return PartialBlock(ELEMENTS)
+
+
 async def failure(port: FetchPort, block: int = 0) -> PeerError:
     try:
-        await soon(port.fetch(block))
+        await soon(port.fetch(block, nothing()))
     except PeerError as error:
         return error
     raise AssertionError("the fetch succeeded")
@@ -123,7 +138,7 @@ async def failure(port: FetchPort, block: int = 0) -> PeerError:
 async def test_a_block_comes_as_it_is(ends: Ends) -> None:
     joiner, donor = ends.port(ends.near), ends.port(ends.far)
     for block in (1, 0, 3):
-        donation = await soon(joiner.fetch(block))
+        donation = await soon(joiner.fetch(block, nothing()))
         assert torch.equal(donation.values, values_of(block))
         assert (donation.step, donation.active) == (7 + block, block == 1)
     sent, received = ends.counters[donor]
@@ -135,7 +150,7 @@ async def test_both_ends_fetch_at_once(ends: Ends) -> None:
     ports = ends.port(ends.near), ends.port(ends.far)
 
     async def fetch_all(port: FetchPort) -> list[Tensor]:
-        return [(await soon(port.fetch(block))).values for block in range(4)]
+        return [(await soon(port.fetch(block, nothing()))).values for block in range(4)]
 
     for got in await asyncio.gather(*(fetch_all(port) for port in ports)):
         assert torch.equal(torch.stack(got), torch.stack([values_of(b) for b in range(4)]))
@@ -143,7 +158,7 @@ async def test_both_ends_fetch_at_once(ends: Ends) -> None:
 
 async def test_two_fetches_of_one_link_take_turns(ends: Ends) -> None:
     joiner, _ = ends.port(ends.near), ends.port(ends.far)
-    got = await asyncio.gather(*(soon(joiner.fetch(block)) for block in range(4)))
+    got = await asyncio.gather(*(soon(joiner.fetch(block, nothing())) for block in range(4)))
     assert [int(donation.values[0]) for donation in got] == [0, 100, 200, 300]
 
 
@@ -152,7 +167,7 @@ async def test_a_donor_that_declines_says_why_and_may_be_asked_again(ends: Ends)
     joiner = ends.port(ends.near)
     ends.port(ends.far, lambda block: reads.pop(0)(block))
     assert "cannot give block 2: this peer [2Jhas not begun to train" in str(await failure(joiner, 2))
-    assert torch.equal((await soon(joiner.fetch(2))).values, values_of(2))
+    assert torch.equal((await soon(joiner.fetch(2, nothing()))).values, values_of(2))
 
 
 async def test_values_that_are_not_finite_are_poison(ends: Ends) -> None:
@@ -184,7 +199,7 @@ async def test_a_silent_donor_is_given_up_and_hung_up_on(ends: Ends, monkeypatch
 
 async def test_a_fetch_that_is_cancelled_ends_the_link(ends: Ends) -> None:
     joiner, _ = ends.port(ends.near), ends.port(ends.far, give_never)
-    fetching = asyncio.create_task(joiner.fetch(0))
+    fetching = asyncio.create_task(joiner.fetch(0, nothing()))
     await settled()
     fetching.cancel()
     await asyncio.wait({fetching})
@@ -209,7 +224,7 @@ async def test_what_nobody_asked_for_is_dropped(ends: Ends) -> None:
         await ends.far.fetch.send(messages.fetch_chunk(number, bytes_of(values_of(0))))
     await settled()
     ends.port(ends.far)
-    assert torch.equal((await soon(port.fetch(0))).values, values_of(0))
+    assert torch.equal((await soon(port.fetch(0, nothing()))).values, values_of(0))
 
 
 async def test_more_requests_than_are_served_are_not_kept(ends: Ends) -> None:
@@ -241,11 +256,18 @@ async def test_more_requests_than_are_served_are_not_kept(ends: Ends) -> None:
 # -- a donor whose answers are written by hand --------------------------------------------------------------
 
 
-def header(**changed: int | bytes) -> bytes:
-    fields: dict[str, int | bytes] = {
+def digests(block: int = 0) -> list[bytes]:
+    return [
+        hashlib.sha256(bytes_of(values_of(block)[start : start + 7])).digest()
+        for start in range(0, ELEMENTS, 7)
+    ]
+
+
+def header(**changed: int | list[bytes]) -> bytes:
+    fields: dict[str, int | list[bytes]] = {
         "block": 0,
         "elements": ELEMENTS,
-        "sha256": hashlib.sha256(bytes_of(values_of(0))).digest(),
+        "sha256": digests(),
         **changed,
     }
     return pb.FetchMessage(header=pb.FetchHeader(**fields)).SerializeToString()  # type: ignore[arg-type]  # by name
@@ -267,15 +289,17 @@ async def answer(ends: Ends, *parts: bytes) -> None:
 
 async def test_an_answer_by_hand_is_taken(ends: Ends) -> None:
     joiner = ends.port(ends.near)
-    _, donation = await asyncio.gather(answer(ends, header(), *WHOLE), soon(joiner.fetch(0)))
+    _, donation = await asyncio.gather(answer(ends, header(), *WHOLE), soon(joiner.fetch(0, nothing())))
     assert torch.equal(donation.values, values_of(0))
 
 
 @pytest.mark.parametrize(
     ("parts", "kind"),
     [
-        ([header(sha256=b"x" * 32), *WHOLE], PoisonError),
+        ([header(sha256=[*digests()[:7], b"x" * 32]), *WHOLE], PoisonError),
         ([header(), chunk(0, values_of(1)[:7]), *WHOLE[1:]], PoisonError),
+        ([header(sha256=digests()[1:])], ProtocolError),
+        ([header(sha256=[*digests(), b"x" * 32])], ProtocolError),
         ([header(block=1)], ProtocolError),
         ([header(elements=ELEMENTS - 1)], ProtocolError),
         ([header(elements=1 << 60)], ProtocolError),
@@ -302,7 +326,7 @@ async def test_what_a_donor_sends_after_declining_is_dropped(ends: Ends) -> None
     assert "busy" in str(await failure(joiner))
     await settled()
     await sending
-    _, donation = await asyncio.gather(answer(ends, header(), *WHOLE), soon(joiner.fetch(0)))
+    _, donation = await asyncio.gather(answer(ends, header(), *WHOLE), soon(joiner.fetch(0, nothing())))
     assert torch.equal(donation.values, values_of(0))
 
 
@@ -310,82 +334,44 @@ async def test_what_a_donor_sends_beyond_the_block_is_dropped(ends: Ends) -> Non
     joiner = ends.port(ends.near)
     for _ in range(2):
         sending = asyncio.create_task(answer(ends, header(), *WHOLE, *WHOLE))
-        assert torch.equal((await soon(joiner.fetch(0))).values, values_of(0))
+        assert torch.equal((await soon(joiner.fetch(0, nothing()))).values, values_of(0))
         await settled()
         await sending
 
 
-# -- several donors -----------------------------------------------------------------------------------------
+# -- what another donor sent already ------------------------------------------------------------------------
 
 
-class Port(FetchPort):
-    """A donor without a link: gives ``good`` blocks, then fails; waits for ``go`` before each answer."""
-
-    def __init__(self, good: int = 1 << 30, go: asyncio.Event | None = None) -> None:
-        self.asked: list[int] = []
-        self._good, self._go = good, go
-
-    async def fetch(self, block: int) -> Donation:
-        self.asked.append(block)
-        if self._go is not None:
-            await self._go.wait()
-        await asyncio.sleep(0)
-        if len(self.asked) > self._good:
-            raise PoisonError("damaged")
-        return await give(block)
-
-
-Take = Callable[[int, Donation], Awaitable[None]]
-
-
-def into(taken: dict[int, Donation]) -> Take:
-    async def take(block: int, donation: Donation) -> None:
-        assert block not in taken
-        taken[block] = donation
-
-    return take
-
-
-async def test_blocks_come_from_all_donors() -> None:
-    ports = {name: Port() for name in "abc"}
-    taken: dict[int, Donation] = {}
-    assert await fetch_blocks(ports, range(30), into(taken)) == []
-    assert sorted(taken) == list(range(30))
-    assert all(len(port.asked) >= 5 for port in ports.values())
-
-
-async def test_a_donor_that_fails_is_asked_no_more_and_another_gives_its_block() -> None:
-    bad, good = Port(good=1), Port()
-    taken: dict[int, Donation] = {}
-    assert await fetch_blocks({"bad": bad, "good": good}, range(6), into(taken)) == []
-    assert sorted(taken) == list(range(6))
-    assert len(bad.asked) == 2
-
-
-async def test_a_donor_that_fails_last_is_made_up_for_by_those_who_have_finished() -> None:
-    go = asyncio.Event()
-    bad, good = Port(good=0, go=go), Port()
-    taken: dict[int, Donation] = {}
-    fetching = asyncio.create_task(fetch_blocks({"bad": bad, "good": good}, range(3), into(taken)))
+async def cut_off(ends: Ends, after: int) -> PartialBlock:
+    """What a joiner has of block 0 when its donor dies after so many chunks."""
+    partial = nothing()
+    fetching = asyncio.create_task(ends.port(ends.near).fetch(0, partial))
+    await answer(ends, header(), *WHOLE[:after])
     await settled()
-    assert len(taken) == 2
-    go.set()
-    assert await fetching == []
-    assert sorted(taken) == [0, 1, 2]
+    await ends.far.close()
+    assert isinstance((await asyncio.gather(fetching, return_exceptions=True))[0], LinkClosed)
+    return partial
 
 
-async def test_what_nobody_can_give_is_returned() -> None:
-    taken: dict[int, Donation] = {}
-    left = await fetch_blocks({"a": Port(good=1), "b": Port(good=1)}, range(5), into(taken))
-    assert sorted([*left, *taken]) == list(range(5))
-    assert len(taken) == 2
-    assert await fetch_blocks({}, range(5), into(taken)) == list(range(5))
+async def chunks_sent_for(partial: PartialBlock, ends: Ends, read: ReadBlock) -> tuple[Tensor, int]:
+    """The block that another donor completes, and how many values it sent for it."""
+    joiner, donor = ends.port(ends.near), ends.port(ends.far, read)
+    donation = await soon(joiner.fetch(0, partial))
+    return donation.values, ends.counters[donor][0].fetch
 
 
-async def test_giving_up_the_whole_gives_up_every_fetch() -> None:
-    ports = {name: Port(go=asyncio.Event()) for name in "ab"}
-    fetching = asyncio.create_task(fetch_blocks(ports, range(5), into({})))
-    await settled()
-    fetching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await fetching
+async def test_a_second_donor_sends_only_what_the_first_did_not(ends: Ends, more_ends: Ends) -> None:
+    partial = await cut_off(ends, after=6)
+    values, sent = await chunks_sent_for(partial, more_ends, give)
+    assert torch.equal(values, values_of(0))
+    assert sent == len(header(step=7)) + len(WHOLE[6]) + len(WHOLE[7])
+
+
+async def test_a_second_donor_whose_block_differs_sends_what_differs(ends: Ends, more_ends: Ends) -> None:
+    async def other(block: int) -> Donation:
+        return Donation(values_of(block).index_fill_(0, torch.tensor([10]), -1.0), 7, False)
+
+    partial = await cut_off(ends, after=6)
+    values, sent = await chunks_sent_for(partial, more_ends, other)
+    assert torch.equal(values, (await other(0)).values)
+    assert sent == len(header(step=7)) + len(WHOLE[1]) + len(WHOLE[6]) + len(WHOLE[7])

@@ -18,6 +18,7 @@ from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation, FetchPort
 from decad.daemon.session import QUEUE, Session, first_peer_error
 from decad.errors import LinkClosed, PeerError, PoisonError, ProtocolError
+from decad.membership.table import Stage
 from decad.wire.counters import ByteCounter
 from decad.wire.memory import MemoryLink, MemoryNetwork, MemoryTransport
 from decad.wire.messages import decode_control, encode_control
@@ -34,7 +35,7 @@ class Network:
     """What a session tells its network."""
 
     def __init__(self) -> None:
-        self.step, self.training = 3, True
+        self.step, self.stage = 3, Stage.TRAINING
         self.beacons: list[tuple[str, int, float | None]] = []
         self.views: list[tuple[str, pb.View]] = []
         self.goodbyes: list[tuple[str, str]] = []
@@ -119,7 +120,7 @@ async def test_a_quiet_peer_sends_beacons(ends: tuple[Link, Link], monkeypatch: 
     async with running(side):
         beacons = [(await told(ends[1])).beacon for _ in range(3)]
     assert [b.sequence for b in beacons] == [1, 2, 3]
-    assert {(b.step, b.training) for b in beacons} == {(3, True)}
+    assert {(b.step, Stage(b.stage)) for b in beacons} == {(3, Stage.TRAINING)}
 
 
 async def test_a_change_of_step_is_told_at_once_but_not_too_often(ends: tuple[Link, Link]) -> None:

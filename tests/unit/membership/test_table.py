@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from decad.membership.suspicion import BEACON_S
-from decad.membership.table import GONE_KEPT, LINK_GRACE_S, PeerTable, State, Transition
+from decad.membership.table import GONE_KEPT, LINK_GRACE_S, PeerTable, Stage, State, Transition
 
 ALIVE, SUSPECT, GONE = State.ALIVE, State.SUSPECT, State.GONE
 LINK = "link 1"
@@ -23,7 +23,7 @@ def _up(
 
 
 def _heard(table: PeerTable, now: float) -> list[Transition]:
-    return table.heard("a", now, step=0, training=True)
+    return table.heard("a", now, step=0, stage=Stage.TRAINING)
 
 
 def _alive() -> PeerTable:
@@ -113,12 +113,12 @@ def test_gone_by_silence_takes_a_new_link_to_come_back() -> None:
 
 def test_restart_passes_through_gone_and_leaves_nothing_of_the_old_self() -> None:
     table = _alive()
-    table.heard("a", 0.1, step=9, training=True, round_trip_s=0.002)
+    table.heard("a", 0.1, step=9, stage=Stage.TRAINING, round_trip_s=0.002)
     table.viewed("a", frozenset({"b"}))
     made = _up(table, 0.2, link="link 2", instance=2)
     assert _states(made) == [("a", ALIVE, GONE), ("a", GONE, ALIVE)]
     peer = table["a"]
-    assert (peer.instance, peer.step, peer.training, peer.view) == (2, 0, False, frozenset())
+    assert (peer.instance, peer.step, peer.stage, peer.view) == (2, 0, Stage.AWAY, frozenset())
     assert peer.round_trip_s is None
 
 
@@ -137,19 +137,19 @@ def test_own_stall_does_not_save_a_peer_for_long() -> None:
 
 def test_beacon_tells_where_the_peer_is() -> None:
     table = _alive()
-    table.heard("a", 1.0, step=7, training=True, round_trip_s=0.003)
-    table.heard("a", 1.5, step=8, training=True)
+    table.heard("a", 1.0, step=7, stage=Stage.TRAINING, round_trip_s=0.003)
+    table.heard("a", 1.5, step=8, stage=Stage.TRAINING)
     peer = table["a"]
-    assert (peer.step, peer.training, peer.last_seen, peer.round_trip_s) == (8, True, 1.5, 0.003)
+    assert (peer.step, peer.stage, peer.last_seen, peer.round_trip_s) == (8, Stage.TRAINING, 1.5, 0.003)
 
 
 def test_view_is_of_those_alive_and_training() -> None:
     table = PeerTable(0.0)
     for peer in "abc":
         _up(table, 0.0, peer)
-    table.heard("a", 0.1, step=0, training=True)
-    table.heard("b", 0.1, step=0, training=False)
-    table.heard("c", 0.1, step=0, training=True)
+    table.heard("a", 0.1, step=0, stage=Stage.TRAINING)
+    table.heard("b", 0.1, step=0, stage=Stage.AWAY)
+    table.heard("c", 0.1, step=0, stage=Stage.TRAINING)
     table.link_down("c", LINK, "reset", 0.2)
     assert table.mixing == {"a"}
     assert table.linked == {"a", "b"}

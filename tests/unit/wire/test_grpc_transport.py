@@ -70,7 +70,7 @@ async def test_a_killed_process_closes_the_link_quickly(transport: GrpcTransport
     heard: asyncio.Queue[str] = asyncio.Queue()
 
     async def on_link(link: Link) -> None:
-        heard.put_nowait((await link.control.receive()).decode())
+        heard.put_nowait(str(await link.control.receive(), "utf-8"))
         try:
             await link.control.receive()
         except LinkClosed as error:

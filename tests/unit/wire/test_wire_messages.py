@@ -104,7 +104,7 @@ def test_fetch_messages_that_the_protocol_does_not_allow(message: bytes) -> None
 
 
 def test_a_control_message_comes_back() -> None:
-    message = pb.ControlMessage(beacon=pb.Beacon(sequence=3, training=True))
+    message = pb.ControlMessage(beacon=pb.Beacon(sequence=3, stage=pb.STAGE_TRAINING))
     assert messages.decode_control(messages.encode_control(message)) == message
 
 
