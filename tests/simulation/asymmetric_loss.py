@@ -1,6 +1,6 @@
 """What it does to the network average when one end of an edge hears the other, and the other does not.
 
-    python tests/simulation/asymmetric_loss.py     (tests on PYTHONPATH) prints the table of docs/theory.md
+python tests/simulation/asymmetric_loss.py     (tests on PYTHONPATH) prints the table of docs/theory.md
 """
 
 from __future__ import annotations
