@@ -10,17 +10,21 @@ MODEL  := .demo/SmolLM2-135M-Instruct
 SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check venv proto bench clean
+.PHONY: help demo test chaos-sim check venv proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Train three peers together on this machine and compare with training alone
 	$(BIN)/python deploy/demo/run.py
 
 test: $(VENV)/.dev $(VENV)/.demo ## Run all tests, fast ones first
 	$(BIN)/python -m pytest $(SUITES)
+
+SEEDS ?= 2000
+chaos-sim: $(VENV)/.dev ## Run seeded schedules of faults on simulated peers: SEEDS=2000, or FIRST:END
+	PYTHONPATH=tests $(BIN)/python tests/simulation/chaos.py $(SEEDS)
 
 check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated protocol modules
 	$(BIN)/ruff check .
