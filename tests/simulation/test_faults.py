@@ -278,6 +278,7 @@ async def test_whatever_fails_nobody_hangs_and_all_find_together_again(tmp_path:
             steps_are_bounded(machine)
 
 
+@simulated
 async def test_nobody_waits_for_a_neighbour_that_waits_for_more_peers_itself(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         cluster.start("a", min_peers=1)

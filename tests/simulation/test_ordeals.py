@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.ordeal import draw, undergo
 
-SEEDS = range(100, 108)
+SEEDS = range(100, 106)
 REPEATED = (100, 103)
 
 DIGESTS = """

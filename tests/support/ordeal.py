@@ -24,6 +24,11 @@ from support.weather import CHANNELS, Weather
 NAMES = "abcdefghijklmnopqrstuvwx"
 SIZES = (3,) * 6 + (4,) * 6 + (5,) * 4 + (6, 6, 8, 8, 12, 24)
 """Peers of a schedule, one of these."""
+KINDS = (
+    *("kill", "kill", "stop", "restart", "all gone", "cut", "split", "slow peer", "slow disk"),
+    *("loss", "repeat", "swap", "flip", "break", "delay"),
+)
+"""The last six are weather, one way between two peers."""
 STEP_S = 0.25
 """A gradient takes about so long."""
 CHUNK = 9
@@ -100,10 +105,7 @@ def draw(seed: int) -> Schedule:
 
 
 def _fault(chance: random.Random, names: str, at: float) -> list[Fault]:
-    kind = chance.choice(
-        ("kill", "kill", "stop", "restart", "cut", "split", "slow peer", "slow disk", "all gone")
-        + ("loss", "repeat", "swap", "flip", "break", "delay")
-    )
+    kind = chance.choice(KINDS)
     until = at + chance.choice([0.3, 2.0, 6.0, 15.0])
     some = tuple(chance.sample(names, chance.randrange(1, len(names))))
     one, other = chance.sample(names, 2)

@@ -83,6 +83,7 @@ class _Jumps(selectors.SelectSelector):
             return []
         self._turns += 1
         if self._turns > TURNS_AT_ONCE:
+            self._turns = 0  # tasks are yet to be cancelled
             raise StandstillError(f"{TURNS_AT_ONCE} turns of the loop, and no time has passed")
         return []
 
@@ -96,7 +97,7 @@ class _Job(NamedTuple):
 class VirtualThread:
     """Runs calls one after the other, each at the end of the virtual ``seconds(call)`` that it takes.
 
-    What has begun ends, whether anybody waits for it or not, as in a thread.
+    What has begun ends, whether anybody waits for it or not, as in a thread; what is no longer wanted does not begin.
     """
 
     def __init__(self, seconds: Callable[[Callable[..., Any]], float]) -> None:
@@ -127,7 +128,9 @@ class VirtualThread:
         self._timer = None
         while self._queue:
             job = self._queue.popleft()
-            if job.seconds > 0 and not job.future.cancelled():
+            if job.future.cancelled():
+                continue
+            if job.seconds > 0:
                 self._timer = asyncio.get_running_loop().call_later(job.seconds, self._end, job)
                 return
             _run(job)

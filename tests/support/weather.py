@@ -1,7 +1,7 @@
 """A network that is not kind: the memory network, with messages lost, repeated, late, out of order, or damaged.
 
 The transport's contract (decad/wire/transport.py) promises that none of this happens but delay and links that break.
-What it does to peers when it happens all the same must be no worse than that.
+It happens below the seals (decad/wire/sealed.py), which turn it into a link that breaks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from decad.errors import LinkClosed
-from decad.wire import messages
 from decad.wire.memory import MemoryLink, MemoryNetwork, MemoryTransport
-from decad.wire.transport import Channel, OnLink
+from decad.wire.transport import Buffer, Channel, OnLink
 from support.virtual import PROCESS
 
 CHANNELS = ("control", "blocks", "fetch")
@@ -34,7 +33,7 @@ class Weather:
     swap: float = 0.0
     """Sent after the next one of its channel, or never if there is none."""
     flip: float = 0.0
-    """A bit of it is turned over, one of those that the protocol has a checksum of."""
+    """One bit of it is turned over."""
     cut: float = 0.0
     """The link breaks with it."""
     channels: tuple[str, ...] = CHANNELS
@@ -114,8 +113,8 @@ class _WeatheredChannel:
                 raise LinkClosed(link.ended)
             if self._happens("loss", weather.loss):
                 parts = []
-            elif (bits := self._watched_bits(message)) and self._happens("flip", weather.flip):
-                parts = [_flipped(message, 8 * len(message) - 1 - chance.randrange(bits))]
+            elif self._happens("flip", weather.flip):
+                parts = [_flipped(message, chance.randrange(8 * len(message)))]
             elif self._happens("repeat", weather.repeat):
                 parts = [message, message]
             elif self._held is None and self._happens("swap", weather.swap):
@@ -125,19 +124,12 @@ class _WeatheredChannel:
         for part in parts:
             await self._channel.send(_DUE.pack(due) + part)
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> Buffer:
         raw = await self._channel.receive()
         wait = _DUE.unpack_from(raw)[0] - asyncio.get_running_loop().time()
         if wait > 0:
             await asyncio.sleep(wait)
         return raw[_DUE.size :]
-
-    def _watched_bits(self, message: bytes) -> int:
-        """How many bits at the end of a message are under a checksum."""
-        if self._name != "fetch":
-            return 0
-        part = messages.parse_fetch(message)
-        return 8 * part.payload.nbytes if isinstance(part, messages.FetchChunk) else 0
 
     def _happens(self, what: str, probability: float) -> bool:
         if not probability or self._skies.random.random() >= probability:
