@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -59,7 +59,7 @@ class Schedule:
 
     seed: int
     names: str
-    settings: dict[str, object]
+    settings: dict[str, Any]
     own: tuple[float, ...]
     faults: tuple[Fault, ...]
 
@@ -88,7 +88,7 @@ def draw(seed: int) -> Schedule:
     """The schedule of a seed."""
     chance = random.Random(f"schedule {seed}")
     names = NAMES[: chance.choice(SIZES)]
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "overlay": chance.choice(["full", "ring", "exponential"]),
         "encoding": chance.choice(["fp32", "bf16-delta"]),
         "moments": chance.choice(["rowwise", "gossip", "signal", "none"]),
