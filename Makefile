@@ -10,7 +10,7 @@ MODEL  := .demo/SmolLM2-135M-Instruct
 SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration chaos))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos chaos-repeat chaos-leak check venv proto bench clean
+.PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak check venv proto bench clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -30,6 +30,10 @@ chaos-repeat: $(VENV)/.dev ## Run the faults of `make test` 20 times in a row be
 
 chaos-leak: $(VENV)/.dev ## Look for leaks over 10,000 steps with a failing neighbour; the plot is in leak/
 	$(BIN)/python tests/chaos/leak.py --out leak
+
+SEEDS ?= 2000
+chaos-sim: $(VENV)/.dev ## Run seeded schedules of faults on simulated peers: SEEDS=2000, or FIRST:END
+	PYTHONPATH=tests $(BIN)/python tests/simulation/chaos.py $(SEEDS)
 
 check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated protocol modules
 	$(BIN)/ruff check .

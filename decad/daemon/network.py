@@ -373,9 +373,8 @@ class Network:
             self.neighbourhood.changed.set()
 
     def _broadcast_view(self) -> None:
-        members = tuple(
-            (p.id, p.address, p.id in self.table.mixing) for p in self.table.peers if p.id in self._sessions
-        )
+        mixing = self.table.mixing
+        members = tuple((p.id, p.address, p.id in mixing) for p in self.table.peers if p.id in self._sessions)
         if members == self._view_sent:
             return
         self._view_sent = members
@@ -383,12 +382,13 @@ class Network:
             self._attempt(session, self._tell_view)
 
     def _tell_view(self, session: Session) -> None:
+        mixing = self.table.mixing
         members = [
-            pb.View.Member(peer_id=bytes.fromhex(p.id), address=p.address, mixing=p.id in self.table.mixing)
+            pb.View.Member(peer_id=bytes.fromhex(p.id), address=p.address, mixing=p.id in mixing)
             for p in self.table.peers
             if p.id in self._sessions and p.id != session.peer
         ]
-        if session.peer in self.table.mixing:
+        if session.peer in mixing:
             members.append(pb.View.Member(peer_id=bytes.fromhex(session.peer), mixing=True))
         session.tell(pb.ControlMessage(view=pb.View(members=members)))
 

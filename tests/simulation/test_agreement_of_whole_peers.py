@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster
+from support.cluster import Cluster, simulated
 
 from decad.errors import MismatchError
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
+@simulated
 async def test_a_peer_whose_settings_are_unset_adopts_the_others(tmp_path: Path, first: str) -> None:
     async with Cluster(tmp_path, lr=None, inner_steps=None) as cluster:
         for name in (first, "ab".replace(first, "")):
@@ -25,6 +26,7 @@ async def test_a_peer_whose_settings_are_unset_adopts_the_others(tmp_path: Path,
         assert {step.block for step in cluster["b"].peer.steps} == {2, 1, 0}
 
 
+@simulated
 async def test_of_three_that_know_each_other_all_adopt_what_one_was_given(tmp_path: Path) -> None:
     async with Cluster(tmp_path, lr=None, inner_steps=None) as cluster:
         for name in "ab":
@@ -37,6 +39,7 @@ async def test_of_three_that_know_each_other_all_adopt_what_one_was_given(tmp_pa
         assert (spec.lr, spec.inner_steps) == (0.25, 4)
 
 
+@simulated
 async def test_two_that_were_set_differently_refuse_each_other_and_say_why(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         accepts = cluster.start("a", min_peers=1, overlay="full")
@@ -49,6 +52,7 @@ async def test_two_that_were_set_differently_refuse_each_other_and_say_why(tmp_p
         assert not accepts.peer.steps
 
 
+@simulated
 async def test_a_joiner_that_was_set_differently_disturbs_nobody(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         for name in "ab":
@@ -62,6 +66,7 @@ async def test_a_joiner_that_was_set_differently_disturbs_nobody(tmp_path: Path)
             assert all(len(step.weights) == 1 for step in cluster[name].peer.steps[taken[name] :])
 
 
+@simulated
 async def test_one_that_has_trained_does_not_change_its_mind(tmp_path: Path) -> None:
     """It keeps the defaults that it trained with; the newcomer was told otherwise."""
     async with Cluster(tmp_path, lr=None) as cluster:

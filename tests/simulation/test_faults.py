@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster, Machine, SimulatedPeer, spread
+from support.cluster import Cluster, Machine, SimulatedPeer, simulated, spread
 
 from decad.daemon.fetch import Donation
 from decad.daemon.progress import Activity
@@ -40,6 +40,7 @@ def came_from(joiner: SimulatedPeer, others: list[SimulatedPeer]) -> None:
         assert any(value in other.model.held[block] for other in others), f"block {block}"
 
 
+@simulated
 async def test_the_others_go_on_when_one_is_killed(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         for name in "abcd":
@@ -53,6 +54,7 @@ async def test_the_others_go_on_when_one_is_killed(tmp_path: Path) -> None:
         assert together(cluster.running)
 
 
+@simulated
 async def test_a_late_joiner_fetches_what_was_trained_and_takes_the_step(tmp_path: Path) -> None:
     async with Cluster(tmp_path, inner_steps=20) as cluster:
         for name, own in (("a", -0.5), ("b", 0.5)):
@@ -67,6 +69,7 @@ async def test_a_late_joiner_fetches_what_was_trained_and_takes_the_step(tmp_pat
         await cluster.until(lambda: together(cluster.running), "all three together")
 
 
+@simulated
 async def test_a_joiner_waits_until_its_neighbours_have_said_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +87,7 @@ async def test_a_joiner_waits_until_its_neighbours_have_said_where_they_are(
         assert late.model.fetched
 
 
+@simulated
 async def test_a_joiner_stops_at_once_though_its_donor_never_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +106,7 @@ async def test_a_joiner_stops_at_once_though_its_donor_never_answers(
         await cluster.further(3, "a")
 
 
+@simulated
 async def test_a_killed_peer_comes_back_to_the_step_of_the_others(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         for name, own in (("a", -0.5), ("b", 0.0), ("c", 0.5)):
@@ -118,6 +123,7 @@ async def test_a_killed_peer_comes_back_to_the_step_of_the_others(tmp_path: Path
         await cluster.until(lambda: together(cluster.running), "all three together")
 
 
+@simulated
 async def test_a_stopped_peer_goes_on_in_the_middle_of_its_phase(tmp_path: Path) -> None:
     async with Cluster(tmp_path, inner_steps=50) as cluster:
         cluster.start("a")
@@ -129,6 +135,7 @@ async def test_a_stopped_peer_goes_on_in_the_middle_of_its_phase(tmp_path: Path)
         assert again.steps[0].number == before.step == before.steps[-1].number + 1
 
 
+@simulated
 async def test_a_peer_that_was_stopped_in_a_phase_which_the_others_have_passed_twice_comes_back(
     tmp_path: Path,
 ) -> None:
@@ -146,6 +153,7 @@ async def test_a_peer_that_was_stopped_in_a_phase_which_the_others_have_passed_t
         await cluster.until(lambda: together(cluster.running), "all three together")
 
 
+@simulated
 async def test_a_newcomer_fetches_though_all_wait_for_one_another_at_first(tmp_path: Path) -> None:
     """Nobody trains yet when it looks whom to join; then somebody turns out to have trained long ago."""
     async with Cluster(tmp_path) as cluster:
@@ -162,6 +170,7 @@ async def test_a_newcomer_fetches_though_all_wait_for_one_another_at_first(tmp_p
         assert len(newcomer.model.fetched) == 3
 
 
+@simulated
 async def test_a_newcomer_fetches_the_block_that_its_donor_waits_to_go_on_with(tmp_path: Path) -> None:
     """The donor came back in the middle of a phase and waits for more peers than there are."""
     async with Cluster(tmp_path) as cluster:
@@ -177,6 +186,7 @@ async def test_a_newcomer_fetches_the_block_that_its_donor_waits_to_go_on_with(t
         assert len(cluster["b"].model.fetched) == 3
 
 
+@simulated
 async def test_when_all_were_gone_the_highest_step_wins(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         for name in "abc":
@@ -196,6 +206,7 @@ async def test_when_all_were_gone_the_highest_step_wins(tmp_path: Path) -> None:
         await cluster.until(lambda: together(cluster.running), "all three together")
 
 
+@simulated
 async def test_a_peer_starts_though_two_of_its_neighbours_cannot_reach_each_other(tmp_path: Path) -> None:
     """On a ring the views of the three differ, so each sees other neighbours than they do."""
     async with Cluster(tmp_path, overlay="ring") as cluster:
@@ -210,6 +221,7 @@ async def test_a_peer_starts_though_two_of_its_neighbours_cannot_reach_each_othe
 
 
 @pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
+@simulated
 async def test_a_split_trains_on_in_both_halves_and_heals(tmp_path: Path, encoding: str) -> None:
     async with Cluster(tmp_path, encoding=encoding, blocks=2) as cluster:
         for name, own in zip("abcd", (-1.0, -0.5, 0.5, 1.0), strict=True):
@@ -229,6 +241,7 @@ async def test_a_split_trains_on_in_both_halves_and_heals(tmp_path: Path, encodi
 
 
 @pytest.mark.parametrize("seed", range(3))
+@simulated
 async def test_whatever_fails_nobody_hangs_and_all_find_together_again(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     names = "abcde"
@@ -265,6 +278,7 @@ async def test_whatever_fails_nobody_hangs_and_all_find_together_again(tmp_path:
             steps_are_bounded(machine)
 
 
+@simulated
 async def test_nobody_waits_for_a_neighbour_that_waits_for_more_peers_itself(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         cluster.start("a", min_peers=1)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cluster import Cluster, Step, spread
+from support.cluster import Cluster, Step, simulated, spread
 
 
+@simulated
 async def test_after_a_step_in_which_nobody_was_missing_the_block_is_the_same_everywhere(
     tmp_path: Path,
 ) -> None:
@@ -35,6 +36,7 @@ async def test_after_a_step_in_which_nobody_was_missing_the_block_is_the_same_ev
 
 
 @pytest.mark.parametrize("overlay", ["ring", "exponential"])
+@simulated
 async def test_eight_peers_that_want_different_things_come_to_agree(tmp_path: Path, overlay: str) -> None:
     wishes = {name: -1 + 2 * i / 7 for i, name in enumerate("abcdefgh")}
     async with Cluster(
@@ -54,6 +56,7 @@ async def test_eight_peers_that_want_different_things_come_to_agree(tmp_path: Pa
 
 @pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
 @pytest.mark.parametrize("moments", ["rowwise", "gossip", "signal", "none"])
+@simulated
 async def test_every_rule_and_encoding_trains(tmp_path: Path, moments: str, encoding: str) -> None:
     async with Cluster(tmp_path, moments=moments, encoding=encoding, lr=0.05) as cluster:
         for name, own in (("a", -0.3), ("b", 0.3)):

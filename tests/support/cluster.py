@@ -1,19 +1,28 @@
 """Many whole peers in one process: the daemon's own composition on a memory network, training a toy model.
 
-Everything is real but for the wire, the model and the control service. Clocks are real too, so a test bounds how
-long a thing may take and never how long it takes.
+Everything is real but for the wire, the model, the control service, and time: it is virtual (support/virtual.py), so
+that minutes pass in a second and the same seed gives the same run, to the bit. All times here are virtual seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+import hashlib
+import os
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from unittest.mock import patch
 
 import torch
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from torch import Tensor
 
 from decad.config import PeerConfig, RunSpec
@@ -22,12 +31,21 @@ from decad.daemon.exchange import Exchange
 from decad.daemon.network import Network
 from decad.daemon.peer import Peer
 from decad.daemon.progress import Notices, Progress
-from decad.wire.memory import MemoryNetwork, MemoryTransport
+from decad.membership.identity import KEY_FILE, peer_id_of
+from support.ledger import WRITER, Ledger, Writer, watched
 from support.toy import ToyModel
+from support.virtual import Process, VirtualThread, run
+from support.weather import Skies, WeatheredTransport
 
-PATIENCE_S = 40.0
-"""How long a test waits for what takes tenths of a second on a machine that has nothing else to do."""
+PATIENCE_S = 120.0
+"""How long a test waits for what takes seconds."""
 POLL_S = 0.005
+STEP_S = 0.05
+"""A gradient takes so long, or an evaluation; other calls of the compute thread take a fiftieth."""
+DISK_S = 0.02
+"""A call on the thread that writes."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Step(NamedTuple):
@@ -56,25 +74,49 @@ class WatchedProgress(Progress):
         self.on_step(complete)
 
 
+class VirtualCompute(ComputeThread):
+    """The compute thread of one process, on virtual time. ``gradient_s``: how long a gradient takes now."""
+
+    def __init__(self, gradient_s: Callable[[], float]) -> None:
+        self._thread = VirtualThread(
+            lambda call: gradient_s() * (1.0 if call.__name__ in ("gradient", "evaluate") else 0.02)
+        )
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._thread.submit(call, *args, **kwargs)
+
+    @property
+    def busy(self) -> bool:
+        return self._thread.busy
+
+    def close(self, *, wait: bool = True) -> None:
+        self._thread.kill()
+
+
 class SimulatedPeer(Peer):
     """A peer without control service and lock."""
 
     def __init__(
-        self, spec: RunSpec, config: PeerConfig, transport: MemoryTransport, model: ToyModel
+        self,
+        spec: RunSpec,
+        config: PeerConfig,
+        transport: WeatheredTransport,
+        model: ToyModel,
+        compute: VirtualCompute,
     ) -> None:
         super().__init__(spec, config, transport, lambda directory, device, dtype: model)
         self.progress = self._progress = WatchedProgress(on_step=self._on_step)
         self.model = model
         self.steps: list[Step] = []
+        self._compute = compute
 
     async def run(self) -> None:
-        compute = ComputeThread(1)
         try:
-            await self._load_and_train(torch.device("cpu"), compute)
+            await self._load_and_train(torch.device("cpu"), self._compute)
         except BaseExceptionGroup as group:  # as the command line does
             raise _first(group) from None
         finally:
-            compute.close()
+            self._compute.close()
 
     @property
     def step(self) -> int:
@@ -115,11 +157,17 @@ def address_of(name: str) -> str:
 class Machine:
     """A host on which peers come and go, one at a time."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, seed: int) -> None:
         self.name = name
         self.expected_to_fail = False
+        self.step_s, self.disk_s = STEP_S, DISK_S
+        self.lives = 0
+        self.key = _key(f"{seed}/{name}")
+        self.id = peer_id_of(self.key.public_key())
         self.peer: SimulatedPeer
+        self.process: Process
         self.task: asyncio.Task[None]
+        self._chance = random.Random(f"machine {seed}/{name}")
 
     @property
     def host(self) -> str:
@@ -137,18 +185,36 @@ class Machine:
     def runs(self) -> bool:
         return not self.task.done()
 
+    def gradient_s(self) -> float:
+        """How long the next gradient takes."""
+        return self.step_s * self._chance.uniform(0.9, 1.2)
+
+    def identify(self, directory: Path) -> None:
+        """Give the peer the key that follows from the seed."""
+        directory.mkdir(exist_ok=True)
+        (directory / KEY_FILE).write_bytes(
+            self.key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
 
 class Cluster:
     """The machines of one test. ``settings``: of the run spec, for everybody; None leaves one unset."""
 
-    def __init__(self, folder: Path, *, blocks: int = 3, **settings: object) -> None:
-        self.network = MemoryNetwork()
+    def __init__(self, folder: Path, *, blocks: int = 3, seed: int = 0, **settings: object) -> None:
+        self.network = Skies(seed)
+        self.ledger = Ledger()
         self.machines: dict[str, Machine] = {}
+        self._seed = seed
+        self._patches = ExitStack()
         self._folder, self._blocks, self._settings = folder, blocks, settings
         self._data = folder / "data.txt"
         self._data.write_text("all work and no play makes jack a dull boy\n" * 20)
 
     async def __aenter__(self) -> Self:
+        self._patches.enter_context(watched())
+        self._patches.enter_context(_without_chance(self._seed))
         return self
 
     async def __aexit__(
@@ -156,6 +222,7 @@ class Cluster:
     ) -> None:
         for name in self.machines:
             await self.kill(name)
+        self._patches.close()
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -179,7 +246,7 @@ class Cluster:
         ``name``: a single letter. ``peers``: names to dial; by default the machine that was started first.
         ``own``: see `ToyModel`.
         """
-        machine = self.machines[name] = self.machines.get(name) or Machine(name)
+        machine = self.machines[name] = self.machines.get(name) or Machine(name, self._seed)
         if peers is None:
             first = next(iter(self.machines))
             peers = (first,) if first != name else ()
@@ -200,17 +267,21 @@ class Cluster:
             mdns=False,
             eval_batches=1,
         )
-        transport = MemoryTransport(self.network, machine.host)
-        machine.peer = SimulatedPeer(spec, config, transport, ToyModel(self._blocks, own))
-        machine.task = asyncio.create_task(machine.peer.run(), name=name)
+        machine.identify(config.state_dir)
+        machine.lives += 1
+        transport = WeatheredTransport(self.network, machine.host)
+        compute = VirtualCompute(machine.gradient_s)
+        machine.peer = SimulatedPeer(spec, config, transport, ToyModel(self._blocks, own), compute)
+        machine.process = Process(lambda: machine.disk_s)
+        writer = Writer(self.ledger, machine.id, machine.lives)
+        machine.task = machine.process.start(machine.peer.run(), name, {WRITER: writer})
         return machine
 
     async def kill(self, name: str) -> None:
         """End the peer as SIGKILL does: nobody hears a goodbye, and nothing is saved."""
         machine = self.machines[name]
         self.network.kill(machine.host)
-        machine.task.cancel()
-        await asyncio.wait({machine.task})
+        await machine.process.kill()
 
     async def stop(self, name: str) -> None:
         """End the peer as the first SIGTERM does."""
@@ -280,3 +351,28 @@ def spread(peers: list[SimulatedPeer]) -> float:
     """Consensus distance: the root of the mean squared distance of the peers' models from their average."""
     values = torch.stack([peer.model.values for peer in peers])
     return float((values - values.mean(dim=0)).square().mean().sqrt())
+
+
+def simulated(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test on virtual time."""
+
+    @functools.wraps(test)
+    def on_virtual_time(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return on_virtual_time
+
+
+@contextmanager
+def _without_chance(seed: int) -> Iterator[None]:
+    """Instances follow from the seed. Nobody cuts the power here, so nothing waits for the disk."""
+    chance = random.Random(f"instances {seed}")
+    with (
+        patch.object(secrets, "randbits", chance.getrandbits),
+        patch.object(os, "fsync", lambda descriptor: None),
+    ):
+        yield
+
+
+def _key(seed: str) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:31]), ec.SECP256R1())
