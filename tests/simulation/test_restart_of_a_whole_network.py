@@ -74,10 +74,8 @@ async def test_a_network_stopped_and_restarted_ends_bit_identical(
 async def test_restarted_peers_find_each_other_where_they_met_before(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         for name in NAMES:
-            cluster.start(name, min_peers=2)
-        await cluster.further(3)
-        for name in NAMES:
-            await cluster.stop(name)
+            cluster.start(name, min_peers=2, steps=7)
+        await cluster.ended()
         for name in NAMES:
             cluster.start(name, peers=(), min_peers=2)
         await cluster.further(3)
