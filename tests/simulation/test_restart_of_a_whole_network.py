@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decad.core.deadline import Pace
 from decad.daemon import peer, trainer
+from decad.daemon.network import Network
 from decad.membership.identity import load_or_create
 
 NAMES = "abc"
@@ -45,8 +46,7 @@ async def train(folder: Path, steps: int, again: bool, moments: str, encoding: s
         folder, inner_steps=INNER_STEPS, moments=moments, encoding=encoding, order="shuffled"
     ) as cluster:
         for i, name in enumerate(NAMES):
-            peers = () if again else None  # where they met before is in their checkpoints
-            cluster.start(name, peers=peers, min_peers=len(NAMES) - 1, steps=steps, own=i - 1.0)
+            cluster.start(name, min_peers=len(NAMES) - 1, steps=steps, own=i - 1.0)
         await cluster.ended()
         for machine in cluster.machines.values():
             taken = machine.peer.steps
@@ -58,8 +58,10 @@ async def train(folder: Path, steps: int, again: bool, moments: str, encoding: s
 @pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
 @pytest.mark.parametrize("moments", ["rowwise", "gossip", "signal", "none"])
 async def test_a_network_stopped_and_restarted_ends_bit_identical(
-    tmp_path: Path, moments: str, encoding: str, half: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: str, encoding: str, half: int
 ) -> None:
+    # Of two links that cross one is closed, perhaps in a step: only one end dials here.
+    monkeypatch.setattr(Network, "remember", lambda network, peers: None)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for name in NAMES:
         load_or_create(whole / name)
@@ -74,10 +76,8 @@ async def test_a_network_stopped_and_restarted_ends_bit_identical(
 async def test_restarted_peers_find_each_other_where_they_met_before(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         for name in NAMES:
-            cluster.start(name, min_peers=2)
-        await cluster.further(3)
-        for name in NAMES:
-            await cluster.stop(name)
+            cluster.start(name, min_peers=2, steps=7)
+        await cluster.ended()
         for name in NAMES:
             cluster.start(name, peers=(), min_peers=2)
         await cluster.further(3)
