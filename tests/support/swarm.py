@@ -264,7 +264,8 @@ class Swarm:
             held = {
                 (block, phase): checkpoint.block(block).float() for block, phase in checkpoint.phases.items()
             }
-            tensors = [*held.values(), *checkpoint.active().values()]
+            active = checkpoint.active()
+            tensors = [*held.values(), *(active.tensors.values() if active is not None else ())]
             finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
         self._expect(finite, f"{name} saved values that are not finite")
         return held
