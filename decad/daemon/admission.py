@@ -98,6 +98,14 @@ class Admission:
             if welcomed:
                 self._welcomed[stranger.peer] -= 1
 
+    def is_superfluous(self, link: Link, hello: pb.Hello) -> bool:
+        """Whether there is a session on a better link: of two that crossed, both ends keep that of the lower id."""
+        older = self._session(hello.peer_id.hex())
+        if older is None or older.hello.instance != hello.instance:
+            return False
+        mine_is_lower = self._peer_id < hello.peer_id.hex()
+        return older.link.dialled == mine_is_lower and link.dialled != mine_is_lower
+
     def _judge(
         self, link: Link, offered: RunSpec, hello: pb.Hello, verdicts: list[Adopt]
     ) -> list[Difference]:
@@ -105,12 +113,9 @@ class Admission:
             raise RefusedError("this peer is leaving")
         if offered is not self.terms.spec:
             raise DuplicateError("this peer has just adopted another run spec; dial again")
+        if self.is_superfluous(link, hello):
+            raise DuplicateError("there is a link between the two already")
         peer = hello.peer_id.hex()
-        older = self._session(peer)
-        if older is not None and older.hello.instance == hello.instance:
-            mine_is_lower = self._peer_id < peer
-            if older.link.dialled == mine_is_lower and link.dialled != mine_is_lower:
-                raise DuplicateError("there is a link between the two already")
         verdict = agree(
             offered,
             self.terms.set_fields,

@@ -255,7 +255,10 @@ class Network:
         finally:
             self.neighbourhood.changed.set()
         self._reached(stranger)
-        await self._converse(stranger, hello, found)
+        if self._admission.is_superfluous(stranger.link, hello):  # they crossed, and both were welcomed
+            await stranger.link.close()
+        else:
+            await self._converse(stranger, hello, found)
 
     def _reached(self, stranger: Stranger) -> None:
         if stranger.dialled:
