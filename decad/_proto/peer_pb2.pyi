@@ -404,6 +404,7 @@ class BlockHeader(google.protobuf.message.Message):
     UPDATES_FIELD_NUMBER: builtins.int
     CHUNKS_FIELD_NUMBER: builtins.int
     EXTENTS_FIELD_NUMBER: builtins.int
+    COMPUTE_US_FIELD_NUMBER: builtins.int
     run: builtins.int
     """First 8 bytes of the run spec's fingerprint."""
     step: builtins.int
@@ -418,6 +419,10 @@ class BlockHeader(google.protobuf.message.Message):
     """Local updates since the block became active: scales the moments (their bias correction)."""
     chunks: builtins.int
     """Chunks that follow, sections in the order of the enum."""
+    compute_us: builtins.int
+    """How long the sender computed for this half-step, in microseconds by its own clock. Receiver: does not wait for
+    neighbours that compute less than half as fast as itself.
+    """
     @property
     def extents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BlockHeader.Extent]: ...
     def __init__(
@@ -432,8 +437,9 @@ class BlockHeader(google.protobuf.message.Message):
         updates: builtins.int = ...,
         chunks: builtins.int = ...,
         extents: collections.abc.Iterable[Global___BlockHeader.Extent] | None = ...,
+        compute_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["block", b"block", "chunks", b"chunks", "degree", b"degree", "extents", b"extents", "full", b"full", "run", b"run", "sequence", b"sequence", "step", b"step", "updates", b"updates"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block", b"block", "chunks", b"chunks", "compute_us", b"compute_us", "degree", b"degree", "extents", b"extents", "full", b"full", "run", b"run", "sequence", b"sequence", "step", b"step", "updates", b"updates"]) -> None: ...
 
 Global___BlockHeader: typing_extensions.TypeAlias = BlockHeader
 

@@ -1,49 +1,84 @@
 """How long a step waits for its neighbours: derived from what was observed, never set by hand.
 
-deadline = median + max(3 MAD, 0.5 S), clipped to [0.2 s, 2 S]; without history 10 S. S is the median time of
-my own recent steps of this block (docs/protocol.md). All times in seconds.
+For each neighbour median + max(3 MAD, 0.5 S) of its arrivals; the longest of these is the deadline, clipped to
+[0.2 s, 2 S]. S is the median time of my own recent steps of this block; without history the deadline is 10 S. Who
+computes less than half as fast as I do is not waited for at all (docs/protocol.md, docs/adr/0009). All times in
+seconds.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Iterable
 from statistics import median
+from typing import NamedTuple
 
-HISTORY = 64
-"""Arrivals remembered: some rounds of a few neighbours, so that a changed network shows within a minute."""
+HISTORY = 16
+"""Arrivals of one neighbour that are remembered: a changed network shows within half as many steps."""
+STEPS = 64
+"""Steps of one block that are remembered: some rounds."""
 SHORTEST = 0.2
 """No deadline below: a scheduler's hiccup on a busy machine takes as long."""
+SLOW = 2.0
+"""Times my own computation: who takes longer would cost every step of mine more than a step of mine."""
 
 
-def deadline(arrivals: list[float], step_seconds: float) -> float:
-    """Seconds to wait after one's own half-step, from past arrivals and the median step time S."""
-    if not arrivals:
+class Arrival(NamedTuple):
+    """Of one neighbour's message."""
+
+    seconds: float
+    """Its last chunk came so long after my half-step: at least 0, late ones at their true time."""
+    slowness: float
+    """How long its half-step took there, in half-steps of mine of the same step."""
+
+
+def deadline(neighbours: Collection[Iterable[float]], step_seconds: float) -> float:
+    """Seconds to wait after one's own half-step, from each neighbour's past arrivals and the median step time S."""
+    if not neighbours:
         return max(SHORTEST, 10 * step_seconds)
-    middle = median(arrivals)
-    spread = median(abs(a - middle) for a in arrivals)
-    return max(SHORTEST, min(middle + max(3 * spread, 0.5 * step_seconds), 2 * step_seconds))
+    waits = []
+    for arrivals in map(list, neighbours):
+        middle = median(arrivals)
+        spread = median(abs(seconds - middle) for seconds in arrivals)
+        waits.append(middle + max(3 * spread, 0.5 * step_seconds))
+    return max(SHORTEST, min(max(waits), 2 * step_seconds))
 
 
 class Pace:
     """What a peer remembers of its own step times and its neighbours' arrivals."""
 
     def __init__(self) -> None:
-        self._arrivals: deque[float] = deque(maxlen=HISTORY)
+        self._arrivals: dict[str, deque[Arrival]] = {}
         self._steps: dict[int, deque[float]] = {}
 
-    def arrived(self, seconds: float) -> None:
-        """A neighbour's last chunk came so long after my half-step (at least 0; late ones at their true time)."""
-        self._arrivals.append(max(0.0, seconds))
+    def arrived(self, neighbour: str, seconds: float, slowness: float) -> None:
+        """See `Arrival`; ``seconds`` is negative for a message that was there before my half-step."""
+        arrivals = self._arrivals.setdefault(neighbour, deque(maxlen=HISTORY))
+        arrivals.append(Arrival(max(0.0, seconds), slowness))
+
+    def forget(self, neighbour: str) -> None:
+        """The link to this neighbour ended."""
+        self._arrivals.pop(neighbour, None)
 
     def stepped(self, block: int, seconds: float) -> None:
-        """A whole step of ``block`` took so long.
+        """A step of ``block`` took so long: my computation, and the network's part of the exchange.
 
-        Only of steps in which every neighbour was at least heard. A step that waits in vain for somebody who has
-        not computed as far must not lengthen the next wait; one that waits for the network may, until it fits.
+        Not the wait until the neighbours' messages begin: who has not computed as far must not lengthen the next
+        wait, or one slow peer would set the pace for all. A slow network may lengthen it, until the block fits.
         """
-        self._steps.setdefault(block, deque(maxlen=HISTORY)).append(seconds)
+        self._steps.setdefault(block, deque(maxlen=STEPS)).append(seconds)
+
+    def slow(self, neighbour: str) -> bool:
+        """Whether this neighbour is not to be waited for."""
+        arrivals = self._arrivals.get(neighbour)
+        return arrivals is not None and median(arrival.slowness for arrival in arrivals) > SLOW
 
     def deadline(self, block: int, computed: float) -> float:
         """For this step; ``computed`` is how long my own half-step took, which stands in for S at first."""
         steps = self._steps.get(block)
-        return deadline(list(self._arrivals), max(median(steps) if steps else 0.0, computed))
+        awaited = [
+            [arrival.seconds for arrival in arrivals]
+            for neighbour, arrivals in self._arrivals.items()
+            if not self.slow(neighbour)
+        ]
+        return deadline(awaited, max(median(steps) if steps else 0.0, computed))

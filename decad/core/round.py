@@ -11,7 +11,7 @@ one dead neighbour must not stop the others' blocks (docs/adr/0007).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ class Reason(enum.StrEnum):
     ALONE = "alone"
     DEADLINE = "deadline"
     LOST = "lost"
+    SLOW = "slow"
 
 
 class Proceed(NamedTuple):
@@ -58,16 +59,24 @@ class _Peer:
     mixed: int = 0
     sent: bool = False
     out: bool = False
+    slow: bool = False
 
 
 class Round:
     """The exchange of one step with the neighbours that the overlay gives at its start.
 
-    ``weight``: my degree and theirs -> mixing weight of the edge. ``chunks``: of one whole message.
+    ``weight``: my degree and theirs -> mixing weight of the edge. ``chunks``: of one whole message. ``slow``: those
+    of the neighbours that are not waited for until their message begins.
     """
 
-    def __init__(self, neighbours: Iterable[str], chunks: int, weight: Callable[[int, int], float]) -> None:
-        self._peers = {peer: _Peer() for peer in sorted(neighbours)}
+    def __init__(
+        self,
+        neighbours: Iterable[str],
+        chunks: int,
+        weight: Callable[[int, int], float],
+        slow: Collection[str] = (),
+    ) -> None:
+        self._peers = {peer: _Peer(slow=peer in slow) for peer in sorted(neighbours)}
         self._chunks = chunks
         self._weight = weight
         self._deadline: float | None = None
@@ -145,7 +154,8 @@ class Round:
         return self._release(Reason.DEADLINE)
 
     def _done(self, peer: _Peer) -> bool:
-        return peer.out or (peer.received == self._chunks and peer.sent)
+        unheard = peer.slow and peer.weight is None
+        return peer.out or (peer.sent and (unheard or peer.received == self._chunks))
 
     def _release(self, reason: Reason = Reason.LOST) -> list[Action]:
         if self._deadline is None or self._over:
@@ -167,5 +177,7 @@ class Round:
                 reason = Reason.ALONE
             elif not missing and reason is not Reason.DEADLINE:
                 reason = Reason.COMPLETE
+            elif reason is Reason.LOST and all(self._peers[name].slow for name in missing):
+                reason = Reason.SLOW
             actions.append(Proceed(reason, missing, unheard))
         return actions

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -34,6 +35,8 @@ from decad.wire.transport import Channel
 class _Message:
     """The message that a neighbour is sending now."""
 
+    compute_s: float
+    """What the neighbour says that its half-step took."""
     step: int
     updates: int
     chunks: int
@@ -42,6 +45,17 @@ class _Message:
     """None: of another phase, or a change to what we do not have. Its chunks are dropped."""
     into: StepExchange | None = None
     """The step that it is mixed into; None: it is only decoded."""
+
+    @property
+    def whole(self) -> bool:
+        return self.came == self.chunks
+
+
+class _Half(NamedTuple):
+    """When my half-step of a step was done, on the loop's clock, and how long it took."""
+
+    at: float
+    computed: float
 
 
 @dataclass
@@ -87,7 +101,8 @@ class Exchange:
         self._opening = asyncio.Event()
         """Set, and replaced, when the next step is opened."""
         self._step: StepExchange | None = None
-        self._half_at: dict[int, float] = {}
+        self._halves: dict[int, _Half] = {}
+        """Mine of this phase, by step."""
 
     def adopt(self, spec: RunSpec) -> None:
         """Take the run's terms; before the first step only."""
@@ -101,7 +116,7 @@ class Exchange:
         """A block became active: new codings at both ends."""
         self._phase, self._block, self._coding = phase, block, coding
         self._pieces = cut(coding.sizes, coding.encoder.chunk_elements)
-        self._half_at.clear()
+        self._halves.clear()
         for peer in self._neighbours.values():
             peer.decoder, peer.asked = None, False
             if peer.message is not None:
@@ -113,7 +128,8 @@ class Exchange:
             raise InternalError("open() before begin_phase()")
         self.abandon()
         here = [name for name in neighbours if name in self._neighbours]
-        self._step = StepExchange(step, here, self._pieces, self._coding, self._weight)
+        slow = {name for name in here if self.pace.slow(name)}
+        self._step = StepExchange(step, here, slow, self._pieces, self._coding, self._weight)
         self._opened = step
         opening, self._opening = self._opening, asyncio.Event()
         opening.set()
@@ -131,7 +147,10 @@ class Exchange:
         step, coding = self._step, self._coding
         mixer = Mixer(accumulators, coding.encoder.chunk_elements)
         now = loop.time()
-        self._half_at[step.number] = now
+        mine = self._halves[step.number] = _Half(now, computed)
+        for peer in self._neighbours.values():
+            if peer.message is not None and peer.message.step == step.number and peer.message.whole:
+                self._note_arrival(peer, peer.message, mine)
         header = messages.BlockHeader(
             run=self._run,
             step=step.number,
@@ -142,6 +161,7 @@ class Exchange:
             updates=updates,
             chunks=len(self._pieces),
             extents=tuple(sorted(coding.sizes.items())),
+            compute_us=min(1 + int(computed * 1e6), 2**32 - 1),
         )
         parcel = Parcel(header, coding.encoder, self._pieces, step.round.degree)
         for name in step.round.neighbours:
@@ -156,6 +176,9 @@ class Exchange:
         finally:
             timer.cancel()
             self.abandon()
+        if not proceed.unheard:
+            # Waiting for a message to begin is somebody else's computation; from then on it is the network.
+            self.pace.stepped(self._block, computed + loop.time() - max(now, step.last_heard))
         for name, peer in self._neighbours.items():
             peer.due += name in step.round.neighbours
             peer.late += name in proceed.missing
@@ -202,6 +225,7 @@ class Exchange:
         """The link ended: what came stays mixed, nothing more is expected. Once is enough."""
         if self._attached(peer):
             self._lose(peer)
+            self.pace.forget(peer.name)
             del self._neighbours[peer.name]
 
     def asked(self, peer: Neighbour, phase: int) -> None:
@@ -231,7 +255,8 @@ class Exchange:
         while self._opened < header.step:
             self._lose(peer)
             await self._opening.wait()
-        message = peer.message = _Message(header.step, header.updates, header.chunks)
+        compute_s = header.compute_us / 1e6
+        message = peer.message = _Message(compute_s, header.step, header.updates, header.chunks)
         if self._coding is None or header.step // self._inner_steps != self._phase:
             return
         sizes = tuple(sorted(self._coding.sizes.items()))
@@ -253,16 +278,16 @@ class Exchange:
         step = self._step
         if step is not None and step.number == header.step and self._attached(peer):
             message.into = step if step.round.header(peer.name, header.degree) else None
+            step.last_heard = asyncio.get_running_loop().time()
 
     async def _chunk(self, peer: Neighbour, chunk: messages.BlockChunk) -> None:
         message = peer.message
-        if message is None or message.came == message.chunks:
+        if message is None or message.whole:
             raise ProtocolError(
                 f"peer {peer.name[:8]} sent a chunk that no header announced; the link is closed."
             )
         number, decoder = message.came, message.decoder
         message.came += 1
-        whole = message.came == message.chunks
         if decoder is not None:
             piece = self._pieces[number]
             if (chunk.section, chunk.index) != (piece.section, piece.chunk):
@@ -270,10 +295,10 @@ class Exchange:
             values = decoder.decode(piece.section, piece.chunk, chunk.payload)
             if message.into is not None:
                 await message.into.take(peer.name, number, values, message.updates)
-            if whole:
+            if message.whole:
                 decoder.end()
-        if whole:
-            self._note_arrival(message.step)
+        if message.whole and (mine := self._halves.get(message.step)) is not None:
+            self._note_arrival(peer, message, mine)
 
     def _attached(self, peer: Neighbour) -> bool:
         return self._neighbours.get(peer.name) is peer
@@ -282,11 +307,9 @@ class Exchange:
         if self._step is not None and self._attached(peer):
             self._step.lost(peer.name)
 
-    def _note_arrival(self, step: int) -> None:
-        if step in self._half_at:
-            self.pace.arrived(asyncio.get_running_loop().time() - self._half_at[step])
-        elif step == self._opened:
-            self.pace.arrived(0.0)
+    def _note_arrival(self, peer: Neighbour, message: _Message, mine: _Half) -> None:
+        seconds = asyncio.get_running_loop().time() - mine.at
+        self.pace.arrived(peer.name, seconds, message.compute_s / max(mine.computed, 1e-6))
 
     def _on_sent(self, name: str, parcel: Parcel) -> None:
         if self._step is not None and self._step.number == parcel.header.step:
@@ -298,9 +321,10 @@ def describe(proceed: Proceed, names: Callable[[str], str]) -> str:
     if not proceed.missing:
         return ""
     who = ", ".join(sorted(map(names, proceed.missing)))
-    why = (
-        "did not answer before the deadline"
-        if proceed.reason is Reason.DEADLINE
-        else "left, or had gone on already"
-    )
-    return f"went on without {who}: {why}"
+    return f"went on without {who}: {_WHY.get(proceed.reason, 'left, or had gone on already')}"
+
+
+_WHY = {
+    Reason.DEADLINE: "did not answer before the deadline",
+    Reason.SLOW: "less than half as fast as this peer, and not waited for",
+}

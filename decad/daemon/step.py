@@ -40,24 +40,27 @@ class _Held(NamedTuple):
 class StepExchange:
     """From the moment that messages of a step may come until its block is mixed, or the step given up.
 
-    ``neighbours``: to mix with; ``weight``: see `Round`.
+    ``neighbours``: to mix with; ``slow``, ``weight``: see `Round`.
     """
 
     def __init__(
         self,
         number: int,
         neighbours: Collection[str],
+        slow: Collection[str],
         pieces: tuple[Piece, ...],
         coding: Coding,
         weight: Callable[[int, int], float],
     ) -> None:
         self.number = number
-        self.round = Round(neighbours, len(pieces), weight)
+        self.round = Round(neighbours, len(pieces), weight, slow)
         self.proceed: asyncio.Future[Proceed] = asyncio.get_running_loop().create_future()
         """Done when nobody is waited for any more."""
         self.mixing = asyncio.Event()
         """Set when mixing may begin, or the step is over."""
         self.over = False
+        self.last_heard = 0.0
+        """When the last neighbour's message of this step began."""
         self._pieces, self._coding = pieces, coding
         self._mixer: Mixer | None = None
         self._updates = 0

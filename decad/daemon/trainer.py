@@ -185,8 +185,6 @@ class Trainer:
             proceed, mixer = await mixing
             await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()
-            if not proceed.unheard:  # else the step took as long as somebody else's computation
-                self._exchange.pace.stepped(active.block.index, now - begun)
             progress.stepped(loss, batch.numel(), half - begun, now - half, not proceed.missing)
             self._tell_missing(step, describe(proceed, self._neighbourhood.name_of))
             self._position = following

@@ -97,6 +97,7 @@ def _header_bytes(header: messages.BlockHeader) -> int:
     """Fields with their tags, none where the value is 0, as proto3 writes them; then tag and length."""
     numbers = (header.step, header.block, header.degree, header.sequence, header.updates, header.chunks)
     body = sum(_field_bytes(n) for n in numbers) + (9 if header.run else 0) + (2 if header.full else 0)
+    body += 5 if header.compute_us else 0
     for section, elements in header.extents:
         body += 2 + _field_bytes(section) + _field_bytes(elements)
     return 1 + _varint_bytes(body) + body

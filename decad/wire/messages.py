@@ -50,6 +50,7 @@ class BlockHeader(NamedTuple):
     updates: int
     chunks: int
     extents: tuple[tuple[Section, int], ...]
+    compute_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def parse_block(message: Buffer) -> BlockHeader | BlockChunk:
         read.updates,
         read.chunks,
         extents,
+        read.compute_us,
     )
 
 

@@ -30,6 +30,7 @@ headers = st.builds(
     updates=uint32,
     chunks=uint32,
     extents=extents,
+    compute_us=uint32,
 )
 wire_section = {
     Section.BLOCK: pb.SECTION_BLOCK,
@@ -49,6 +50,7 @@ def generated(header: BlockHeader) -> pb.BlockHeader:
         updates=header.updates,
         chunks=header.chunks,
         extents=[pb.BlockHeader.Extent(section=wire_section[s], elements=n) for s, n in header.extents],
+        compute_us=header.compute_us,
     )
 
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from decad.core.deadline import HISTORY, SHORTEST, Pace, deadline
+from decad.core.deadline import HISTORY, SHORTEST, SLOW, Pace, deadline
 
 
 @pytest.mark.parametrize(
-    ("arrivals", "step", "expected"),
+    ("neighbours", "step", "expected"),
     [
         ([], 1.0, 10.0),  # no history
         ([], 0.0, SHORTEST),
-        ([0.0], 1.0, 0.5),  # half a step beyond the median
-        ([0.0], 0.1, SHORTEST),
-        ([1.0, 1.0, 1.0], 1.0, 1.5),
-        ([1.0, 1.2, 0.8], 1.0, 1.6),  # three deviations beyond
-        ([9.0], 1.0, 2.0),  # a neighbour ten times slower: no longer than two steps
-        ([0.0, 0.0, 0.0, 9.0], 1.0, 0.5),  # one straggler among the punctual
+        ([[0.0]], 1.0, 0.5),  # half a step beyond the median
+        ([[0.0]], 0.1, SHORTEST),
+        ([[1.0, 1.0, 1.0]], 1.0, 1.5),
+        ([[1.0, 1.2, 0.8]], 1.0, 1.6),  # three deviations beyond
+        ([[9.0]], 1.0, 2.0),  # no longer than two steps
+        ([[0.0, 0.0, 0.0, 9.0]], 1.0, 0.5),  # late once
+        ([[0.0], [0.7], [0.2]], 1.0, 1.2),  # as long as the latest of them needs
     ],
 )
-def test_the_formula(arrivals: list[float], step: float, expected: float) -> None:
-    assert deadline(arrivals, step) == pytest.approx(expected)
+def test_the_formula(neighbours: list[list[float]], step: float, expected: float) -> None:
+    assert deadline(neighbours, step) == pytest.approx(expected)
 
 
 def test_the_first_wait_follows_from_my_own_half_step() -> None:
@@ -30,7 +31,7 @@ def test_the_first_wait_follows_from_my_own_half_step() -> None:
 
 def test_a_step_counts_for_its_block() -> None:
     pace = Pace()
-    pace.arrived(0.0)
+    pace.arrived("n", 0.0, 1.0)
     for seconds in (1.0, 4.0, 9.0):
         pace.stepped(0, seconds)
     assert pace.deadline(0, computed=1.0) == 2.0  # half of the median
@@ -39,23 +40,31 @@ def test_a_step_counts_for_its_block() -> None:
 
 def test_a_half_step_longer_than_whole_steps_used_to_be_counts_instead() -> None:
     pace = Pace()
-    pace.arrived(0.0)
+    pace.arrived("n", 0.0, 1.0)
     pace.stepped(0, 1.0)
     assert pace.deadline(0, computed=10.0) == 5.0
 
 
 def test_an_arrival_before_my_half_step_counts_as_none() -> None:
     pace = Pace()
-    pace.arrived(-5.0)
+    pace.arrived("n", -5.0, 1.0)
     assert pace.deadline(0, computed=1.0) == 0.5
 
 
 def test_old_arrivals_are_forgotten() -> None:
     pace = Pace()
     for _ in range(HISTORY):
-        pace.arrived(100.0)
+        pace.arrived("n", 100.0, 1.0)
     for _ in range(HISTORY):
-        pace.arrived(0.0)
+        pace.arrived("n", 0.0, 1.0)
+    assert pace.deadline(0, computed=1.0) == 0.5
+
+
+def test_who_has_left_is_not_waited_for() -> None:
+    pace = Pace()
+    pace.arrived("gone", 1.4, 1.0)
+    pace.arrived("here", 0.0, 1.0)
+    pace.forget("gone")
     assert pace.deadline(0, computed=1.0) == 0.5
 
 
@@ -66,11 +75,20 @@ def test_a_network_slower_than_the_first_wait_is_learnt() -> None:
     while not waits or waits[-1] < 50.0:
         waits.append(pace.deadline(0, computed=1.0))
         pace.stepped(0, 1.0 + waits[-1])  # each neighbour was heard, its block was cut short
-    assert len(waits) < 5
+        pace.arrived("n", 50.0, 1.0)
+    assert len(waits) < 6
 
 
-def test_a_neighbour_far_slower_than_me_costs_two_steps_and_no_more() -> None:
-    """It is never heard in time, so the steps do not count; it comes 30 s late."""
+def test_who_computes_less_than_half_as_fast_is_not_waited_for() -> None:
     pace = Pace()
-    pace.arrived(30.0)
-    assert [pace.deadline(0, computed=1.0) for _ in range(5)] == [2.0] * 5
+    pace.arrived("slow", 30.0, SLOW + 0.1)
+    pace.arrived("n", 0.0, SLOW)
+    assert [pace.slow("slow"), pace.slow("n"), pace.slow("never heard")] == [True, False, False]
+    assert pace.deadline(0, computed=1.0) == 0.5
+
+
+def test_who_was_slow_once_is_waited_for() -> None:
+    pace = Pace()
+    for slowness in (1.0, 9.0, 1.0):
+        pace.arrived("n", 0.0, slowness)
+    assert not pace.slow("n")

@@ -29,6 +29,7 @@ def foretold(node: Node, step: int, full: bool, neighbours: int) -> ByteCounter:
         updates=step + 1,
         chunks=len(cut(sizes, CHUNK_ELEMENTS[encoding])),
         extents=tuple(sorted(sizes.items())),
+        compute_us=1,
     )
     counter = ByteCounter()
     for _ in range(neighbours):
