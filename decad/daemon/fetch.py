@@ -100,11 +100,15 @@ class FetchPort:
                 group.create_task(self._send())
                 group.create_task(self._watch())
         finally:
-            self._ended = True
-            _drain(self._outgoing)
-            if self._answer is not None:
-                _drain(self._answer)
-                self._answer.put_nowait(None)
+            self.end()
+
+    def end(self) -> None:
+        """The link has ended, whether `run` ever ran or not: who waits for a block waits no longer."""
+        self._ended = True
+        _drain(self._outgoing)
+        if self._answer is not None:
+            _drain(self._answer)
+            self._answer.put_nowait(None)
 
     async def fetch(self, block: int, partial: PartialBlock) -> Donation:
         """The neighbour's copy of ``block``. Raises PeerError when it cannot give it or gives it damaged.

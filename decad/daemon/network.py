@@ -298,6 +298,7 @@ class Network:
             self.notice(str(error))
             await self._last_word(link, reason)
         finally:
+            session.fetch.end()
             session.ended.set()
             if self._sessions.get(peer) is session:
                 del self._sessions[peer]

@@ -188,6 +188,14 @@ async def test_the_end_of_the_link_ends_a_fetch_at_once(ends: Ends) -> None:
     assert isinstance(await failure(joiner), LinkClosed)  # nor is it asked in vain later
 
 
+async def test_the_end_of_a_link_that_never_served_ends_a_fetch_too(ends: Ends) -> None:
+    port = FetchPort(ends.near.fetch, PLAN, give, ByteCounter(), ByteCounter())
+    fetching = asyncio.create_task(failure(port))
+    await settled()
+    port.end()
+    assert isinstance(await fetching, LinkClosed)
+
+
 async def test_a_silent_donor_is_given_up_and_hung_up_on(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "FIRST_PATIENCE_S", 0.05)
     joiner, _ = ends.port(ends.near), ends.port(ends.far, give_never)
