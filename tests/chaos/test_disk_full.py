@@ -15,7 +15,10 @@ from support.swarm import MakeSwarm
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 SIZE = 4 << 20
-BLOCKED = r"^The checkpoint could not be saved in .*: No space left on device\. The previous checkpoint is untouched"
+BLOCKED = (
+    r"^The checkpoint of step \d+ could not be saved in .*: No space left on device\. "
+    r"The previous checkpoint is untouched"
+)
 
 
 @pytest.fixture
