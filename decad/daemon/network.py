@@ -27,6 +27,7 @@ from decad.membership.mdns import Discovery, Found, Lost
 from decad.membership.table import Origin, PeerTable, Stage, State, Transition
 from decad.state.manifest import KnownPeer
 from decad.wire.counters import ByteCounter
+from decad.wire.malloc import trim_malloc
 from decad.wire.messages import encode_control
 from decad.wire.reasons import printable
 from decad.wire.transport import Link, Transport
@@ -304,6 +305,7 @@ class Network:
                 del self._sessions[peer]
             self._moved(self.table.link_down(peer, link, reason, loop.time()))
             await link.close()
+            loop.run_in_executor(None, trim_malloc)
 
     async def _other_link(self, peer: str, session: Session) -> None:
         """A link ended: perhaps because another one to the same peer takes its place, which is being greeted."""

@@ -16,6 +16,15 @@ TRIM_ABOVE_BYTES = 1 << 30
 """So much may lie free at the heap's top before it goes back to the kernel."""
 
 
+def trim_malloc() -> None:
+    """Give back to the kernel what lies free between the pieces in use; nothing where the libc is not glibc.
+
+    Since `tune_malloc` keeps it, somebody must, now and then: a link's end leaves holes of some kilobytes.
+    """
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def tune_malloc() -> bool:
     """Tune this process; call before threads start. False, and nothing done, where the libc is not glibc."""
     if platform.libc_ver()[0] != "glibc":
