@@ -14,7 +14,6 @@ from decad.core.overlay import mixing_matrix, neighbours
 NAMES = "abcdefgh"
 LEFT, RIGHT = set("abcd"), set("efgh")
 BLOCKS = 2
-INNER_STEPS = 12
 ROUNDING = 1e-6
 """Averages of values of about 1 in fp32 differ by less."""
 
@@ -39,30 +38,30 @@ def second_eigenvalue(cluster: Cluster, overlay: str) -> float:
     return float(torch.linalg.eigvalsh(matrix).abs().sort(descending=True).values[1])
 
 
-@pytest.mark.parametrize("overlay", ["full", "exponential"])
+@pytest.mark.parametrize(("overlay", "inner_steps"), [("full", 12), ("exponential", 12), ("ring", 30)])
 @simulated
 async def test_after_a_split_each_block_agrees_again_as_fast_as_the_overlay_mixes(
-    tmp_path: Path, overlay: str
+    tmp_path: Path, overlay: str, inner_steps: int
 ) -> None:
     async with Cluster(
-        tmp_path, overlay=overlay, blocks=BLOCKS, inner_steps=INNER_STEPS, lr=0.02, moments="none"
+        tmp_path, overlay=overlay, blocks=BLOCKS, inner_steps=inner_steps, lr=0.02, moments="none"
     ) as cluster:
         for name in NAMES:
             own = 1.0 if name in LEFT else -1.0
             cluster.start(name, min_peers=7, own=own, peers=tuple(NAMES.replace(name, "")))
-        await cluster.further(2 * BLOCKS * INNER_STEPS)
+        await cluster.further(2 * BLOCKS * inner_steps)
         cluster.cut(LEFT, RIGHT)
         cut_at = max(machine.step for machine in cluster.running)
-        await cluster.further(3 * BLOCKS * INNER_STEPS)
+        await cluster.further(3 * BLOCKS * inner_steps)
         assert all(len(machine.peer.steps[-1].weights) <= 3 for machine in cluster.running)
         cluster.heal(LEFT, RIGHT)
         values = torch.stack([machine.model.values for machine in cluster.running])
         split = (values - values.mean(dim=0)).square().mean(dim=(0, 2)).sqrt()
         await cluster.until(lambda: mix_with_all(cluster, overlay), "all mix with all their neighbours")
         healed_at = max(machine.step for machine in cluster.running)
-        phase = -(-(healed_at + 1) // INNER_STEPS)
+        phase = -(-(healed_at + 1) // inner_steps)
         await cluster.until(
-            lambda: all(m.step >= (phase + BLOCKS) * INNER_STEPS for m in cluster.running), "a round"
+            lambda: all(m.step >= (phase + BLOCKS) * inner_steps for m in cluster.running), "a round"
         )
         apart = disagreement(cluster)
         rho = second_eigenvalue(cluster, overlay)
@@ -70,7 +69,7 @@ async def test_after_a_split_each_block_agrees_again_as_fast_as_the_overlay_mixe
             before = max(
                 ROUNDING, [d for number, (b, d) in apart.items() if b == block and number < cut_at][-1]
             )
-            first = next(n for n, (b, _) in apart.items() if b == block and n >= phase * INNER_STEPS)
+            first = next(n for n, (b, _) in apart.items() if b == block and n >= phase * inner_steps)
             bound = max(1, math.ceil(math.log(2 * float(split[block]) / before) / -math.log(max(rho, 1e-9))))
             assert split[block] > 2 * before
             assert apart[first + bound - 1][1] < 2 * before
