@@ -2,9 +2,10 @@
 
     python tests/bench/bench_join.py --model DIR [--steps 12]
 
-Two processes of one thread each. The donor computes gradient and local step of the last layer, over and over; the
-joiner fetches all other blocks from it, over and over, while every second step of the donor goes on. Medians of
-both kinds of step from one run, and their ratio.
+Two processes of one thread each; the joiner's has the lowest priority, since a joiner has a machine of its own. The
+donor computes gradient and local step of the last layer, over and over; the joiner fetches all other blocks from it,
+over and over, while every second step of the donor goes on. Medians of both kinds of step from one run, and their
+ratio.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import itertools
 import multiprocessing
+import os
 import statistics
 import time
 from contextlib import suppress
@@ -113,6 +115,8 @@ async def _take(index: int, donation: Donation) -> None:
 def run_peer(pipe: Pipe, donates: bool, directory: Path, steps: int) -> None:
     tune_malloc()
     torch.set_num_threads(1)
+    if not donates:
+        os.nice(19)
     model = TrainableModel.load(directory, torch.device("cpu"), torch.float32)
     uvloop.run(donor(pipe, model, steps) if donates else joiner(pipe, model))
 
