@@ -161,15 +161,16 @@ class Round:
         if self._deadline is None or self._over:
             return []
         actions: list[Action] = []
+        over = all(self._done(peer) for peer in self._peers.values())
         # The lowest chunk that a neighbour still owes holds back that chunk and later ones of higher ids.
         owed = self._chunks
         for name, peer in self._peers.items():
             until = min(peer.received, max(owed, peer.received - WINDOW))
             actions += [Accumulate(name, chunk, self.weight(name)) for chunk in range(peer.mixed, until)]
             peer.mixed = max(peer.mixed, until)
-            if not peer.out:
+            if not peer.out and not over:
                 owed = min(owed, peer.received)
-        if all(self._done(peer) for peer in self._peers.values()):
+        if over:
             self._over = True
             missing = tuple(n for n, p in self._peers.items() if p.received < self._chunks)
             unheard = tuple(n for n, p in self._peers.items() if p.weight is None)

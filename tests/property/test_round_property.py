@@ -22,6 +22,8 @@ class Story(NamedTuple):
     """Neighbour -> its events in order: header, chunk, lost; sent is mine."""
     order: list[str]
     """Whose next event it is; "" is my half-step."""
+    slow: frozenset[str] = frozenset()
+    """Neighbours that are not waited for until they are heard."""
 
 
 @st.composite
@@ -37,7 +39,8 @@ def stories(draw: st.DrawFn, most_chunks: int = 6) -> Story:
                 script.insert(draw(st.integers(0, len(script))), event)
         scripts[peer] = script
     turns = [peer for peer, script in scripts.items() for _ in script] + [""]
-    return Story(chunks, scripts, draw(st.permutations(turns)))
+    slow = frozenset(peer for peer in scripts if draw(st.booleans()))
+    return Story(chunks, scripts, draw(st.permutations(turns)), slow)
 
 
 class Told(NamedTuple):
@@ -50,7 +53,9 @@ class Told(NamedTuple):
 
 def tell(story: Story) -> Told:
     """Play a story; after the last event the deadline passes."""
-    round_ = Round(story.scripts, story.chunks, lambda mine, theirs: edge_weight("ring", mine, theirs))
+    round_ = Round(
+        story.scripts, story.chunks, lambda mine, theirs: edge_weight("ring", mine, theirs), story.slow
+    )
     scripts = {peer: iter(script) for peer, script in story.scripts.items()}
     actions: list[Action] = []
     came: Counter[str] = Counter()
@@ -89,6 +94,7 @@ def test_a_round_ends_once_and_names_who_is_missing(story: Story) -> None:
     assert set(proceed.unheard) <= set(proceed.missing)
     assert (proceed.reason is Reason.ALONE) == (not story.scripts)
     assert not (proceed.reason is Reason.COMPLETE and proceed.missing)
+    assert proceed.reason is not Reason.SLOW or set(proceed.missing) <= story.slow
 
 
 @given(stories())
@@ -111,7 +117,7 @@ def test_chunks_are_added_in_the_order_of_ids(story: Story) -> None:
 
 @given(stories(), st.data())
 def test_a_sum_does_not_depend_on_the_interleaving(story: Story, data: st.DataObject) -> None:
-    """Unless somebody is lost: then his part of it may be."""
+    """Unless somebody is lost, or slow and not waited for: then his part of it may be."""
     kept = {peer: [e for e in script if e != "lost"] for peer, script in story.scripts.items()}
     turns = [peer for peer, script in kept.items() for _ in script] + [""]
 

@@ -81,6 +81,29 @@ def test_how_a_step_goes_on(name: str, early: bool) -> None:
     assert set(chunks_of(actions)) == {(p, 0) for p in "ab" if p not in expected.missing}
 
 
+def test_a_slow_neighbour_is_not_waited_for_and_holds_nobody_back() -> None:
+    round_ = Round("ab", 2, half, slow="a")
+    round_.header("b", 2)
+    assert round_.half_ready(10.0) == round_.sent("a") == round_.sent("b") == []
+    assert round_.chunk("b") == []
+    actions = round_.chunk("b")
+    assert chunks_of(actions) == [("b", 0), ("b", 1)]
+    assert actions[-1] == Proceed(Reason.SLOW, ("a",), ("a",))
+
+
+def test_a_slow_neighbour_still_gets_my_block() -> None:
+    round_ = Round("a", 1, half, slow="a")
+    assert round_.half_ready(10.0) == []
+    assert round_.sent("a") == [Proceed(Reason.SLOW, ("a",), ("a",))]
+
+
+def test_a_slow_neighbour_that_is_heard_is_waited_for() -> None:
+    round_ = Round("a", 1, half, slow="a")
+    round_.header("a", 1)
+    assert round_.half_ready(10.0) == round_.sent("a") == []
+    assert round_.chunk("a")[-1] == Proceed(Reason.COMPLETE, (), ())
+
+
 def test_alone() -> None:
     assert Round("", 3, half).half_ready(0.0) == [Proceed(Reason.ALONE, (), ())]
 
