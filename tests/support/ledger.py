@@ -186,7 +186,7 @@ class WatchedMixer(Mixer):
 
 
 class WatchedExchange(Exchange):
-    """Opens an entry for every step, and sees to it that no step waits longer than its deadline."""
+    """Opens an entry for every step; no step waits longer than its deadline, and who is not missing was mixed whole."""
 
     async def mix(
         self, updates: int, accumulators: Mapping[Section, Tensor], computed: float
@@ -194,14 +194,22 @@ class WatchedExchange(Exchange):
         assert self._step is not None
         assert self._coding is not None
         writer, step, begun = WRITER.get(), self._step.number, asyncio.get_running_loop().time()
-        public = self._coding.encoder.public
-        _ENTRY.set(writer.ledger.open(writer.peer, writer.life, step, self._block, public))
+        public, neighbours = self._coding.encoder.public, self._step.round.neighbours
+        chunks = sum(piece.section is Section.BLOCK for piece in self._pieces)
+        entry = writer.ledger.open(writer.peer, writer.life, step, self._block, public)
+        _ENTRY.set(entry)
         proceed, mixer = await super().mix(updates, accumulators, computed)
         waited = asyncio.get_running_loop().time() - begun
         if waited > self.last_deadline + INSTANT_S:
             raise WrongError(
                 f"step {step}: waited {waited:.3f} s, and the deadline was {self.last_deadline:.3f} s"
             )
+        for neighbour in set(neighbours).difference(proceed.missing):
+            if entry.chunks[neighbour] != chunks:
+                raise WrongError(
+                    f"step {step}: mixed {entry.chunks[neighbour]} of {chunks} chunks of {neighbour[:8]}, who is not "
+                    "said to be missing"
+                )
         return proceed, mixer
 
 
