@@ -74,7 +74,7 @@ class ProtocolError(PeerError):
     """A peer sent bytes that the protocol does not allow."""
 
 
-class DamagedError(ProtocolError):
+class SealError(ProtocolError):
     """A message changed on its way, was lost, repeated or overtaken: the network's fault rather than the peer's."""
 
 

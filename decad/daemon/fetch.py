@@ -25,8 +25,8 @@ CHUNK_ELEMENTS = 1 << 18
 """fp32 values of one chunk: 1 MiB."""
 CHUNKS_AHEAD = 4
 """Parts of an answer that wait to be taken in: 4 MiB."""
-FIRST_PATIENCE_S = 300.0
-"""A donor copies a block between two of its steps, and on a slow machine a large model's take minutes."""
+FIRST_PATIENCE_S = 120.0
+"""A donor that is mixing the block that is asked for copies it afterwards, and a slow network takes its time."""
 PATIENCE_S = 30.0
 """A donor that has begun and then sends nothing for so long is given up."""
 

@@ -116,7 +116,8 @@ class Replica:
                 again = resumed is not None and (resumed.state.block, resumed.phase) == here
                 return Donation(values, step(), again)
         async with self.whole_steps:
-            values = await self._compute.run(self._model.block, block)
+            # Not on the compute thread, where the next gradient may be under way; it changes nothing.
+            values = await asyncio.to_thread(self._model.block, block)
             return Donation(values, step(), self._is_active(block))
 
     def _is_active(self, block: int) -> bool:

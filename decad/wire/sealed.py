@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import xxhash
 
-from decad.errors import DamagedError
+from decad.errors import SealError
 from decad.wire.transport import Buffer, Channel, Link, OnLink, Transport
 
 _FIELD = b"\x79"
@@ -32,11 +32,11 @@ class SealedChannel:
         await self._channel.send(b"".join((message, seal)))
 
     async def receive(self) -> memoryview:
-        """As `Channel.receive`. Raises DamagedError."""
+        """As `Channel.receive`. Raises SealError."""
         sealed = memoryview(await self._channel.receive())
         message, seal = sealed[:-SEAL_BYTES], sealed[-SEAL_BYTES:]
         if seal != _seal(message, self._received):
-            raise DamagedError(
+            raise SealError(
                 f"message {self._received} from {self._who} arrived damaged or out of its order; the link is closed "
                 "and dialled again."
             )

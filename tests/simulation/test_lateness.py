@@ -46,7 +46,7 @@ async def test_loss_one_way_moves_the_average_no_further_than_what_was_lost(
 ) -> None:
     """docs/theory.md: (1/n) sum of w_ij |theta_j - theta_i| over the directions lost; not at all if none is."""
     seen = await drifts(tmp_path, overlay, LOSSES[lost])
-    assert len(seen) >= 5
+    assert len(seen) >= 20
     for drift in seen:
         assert drift.measured <= drift.bound
     if overlay == "full" and lost == "b does not hear a":

@@ -33,9 +33,9 @@ STEP_S = 0.25
 """A gradient takes about so long."""
 CHUNK = 9
 """Values of one chunk, so that a block of 24 travels in three."""
-TOGETHER_S = fetch.FIRST_PATIENCE_S + 60.0
-"""Until all are at one step again. A request for a block that was swallowed is given up after that patience; dialling
-again, greeting, and a few of a slow peer's steps take the rest."""
+TOGETHER_S = 180.0
+"""Until all are at one step again: a request for a block that was swallowed is given up after `FIRST_PATIENCE_S`;
+dialling again, greeting, and a few of a slow peer's steps take the rest."""
 STOP_S = 10.0
 """A stop takes less, at any moment."""
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decad._proto import peer_pb2 as pb
-from decad.errors import DamagedError
+from decad.errors import SealError
 from decad.wire.sealed import SEAL_BYTES, SealedChannel
 
 MESSAGES = [b"", b"one", b"two", b"two"]
@@ -53,7 +53,7 @@ def test_one_flipped_bit_breaks_the_seal(message: bytes, data: st.DataObject) ->
         bit = data.draw(st.integers(0, 8 * len(damaged) - 1))
         damaged[bit // 8] ^= 1 << bit % 8
         line.under_way[0] = bytes(damaged)
-        with pytest.raises(DamagedError, match="message 0 from peer:1 arrived damaged"):
+        with pytest.raises(SealError, match="message 0 from peer:1 arrived damaged"):
             await received(line)
 
     asyncio.run(flip())
@@ -64,7 +64,7 @@ def test_bytes_of_strangers_break_the_seal(message: bytes) -> None:
     async def read() -> None:
         line = Line()
         line.under_way.append(message)
-        with pytest.raises(DamagedError):
+        with pytest.raises(SealError):
             await received(line)
 
     asyncio.run(read())
@@ -74,7 +74,7 @@ def test_bytes_of_strangers_break_the_seal(message: bytes) -> None:
 async def test_lost_repeated_and_overtaken_messages_break_the_seal(order: tuple[int, ...]) -> None:
     line = await sent(*MESSAGES)
     line.under_way = [line.under_way[number] for number in order]
-    with pytest.raises(DamagedError):
+    with pytest.raises(SealError):
         await received(line)
 
 
