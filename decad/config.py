@@ -44,6 +44,14 @@ class RunSpec(BaseModel):
     """SHA-256 over names, shapes, dtypes and values of the base weights; measured, not set."""
     plan_hash: str = ""
     """`BlockPlan.fingerprint`; measured, not set."""
+    task: Literal["auto", "causal-lm", "classification"] = "auto"
+    """What the model is trained for; auto: what its config.json says it was made for."""
+    labels: tuple[str, ...] = ()
+    """A classifier's classes, in order; empty: those that the model names."""
+    blocks: str = "layers"
+    """layers | sublayers | a number | NAME=PATTERN,...;NAME=PATTERN,...: how the model is divided into blocks."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that are neither trained nor sent, such as model.embed_tokens or **.bias."""
     order: Literal["descending", "ascending", "shuffled"] = "descending"
     """Order in which a round visits the blocks; 0 is the input side."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -113,6 +121,8 @@ class RunSpec(BaseModel):
 
 MEASURED_FIELDS = frozenset({"model_hash", "plan_hash"})
 """Fields of RunSpec that come from the model directory, never from a setting."""
+LOADED_FIELDS = MEASURED_FIELDS | {"task", "labels", "blocks", "freeze"}
+"""Fields of RunSpec by which a model is loaded, before any peer is met: they are compared, never adopted."""
 
 
 class PeerConfig(BaseModel):
@@ -138,6 +148,10 @@ class PeerConfig(BaseModel):
     """Tokens of one sequence."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 4
     """Sequences of one step."""
+    micro_batch: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Sequences of one forward and backward pass; a batch of more is taken in parts. 0: the whole batch."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone and compute the rest again on the way back: less memory, more time."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N | mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -261,6 +275,6 @@ def _spelling(key: str, origin: str) -> str:
 
 def _listed(key: str, value: str) -> Any:
     """Lists are written with commas in variables, in flags, and as a bare string in TOML."""
-    if key in ("peers", "data"):
+    if key in ("peers", "data", "labels", "freeze"):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value

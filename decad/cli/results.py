@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from decad.cli.client import save
+from decad.core.batch import Score
 from decad.daemon.device import choose_device
 from decad.data.text import TextData, data_seed
 from decad.errors import NoDaemonError, StateError
@@ -18,6 +20,7 @@ from decad.membership.agreement import parse_spec
 from decad.model.export import export_model
 from decad.model.gguf import import_gguf
 from decad.model.trainable import TrainableModel
+from decad.model.weights import BaseWeights
 from decad.state.checkpoint import Checkpoint, open_checkpoint
 from decad.state.weights import TrainedBlocks
 
@@ -27,10 +30,9 @@ _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 def export_to(directory: Path, state_dir: Path, base: Path, dtype: str) -> None:
     """Write a Hugging Face directory of the peer's model."""
     _save_if_running(state_dir)
-    model = TrainableModel.load(base, torch.device("cpu"), torch.bfloat16)
     with open_checkpoint(state_dir) as checkpoint:
-        found = _checked(checkpoint, state_dir, base, model)
-        export_model(base, directory, TrainedBlocks(found), model.plan, _DTYPES[dtype])
+        found = _checked(checkpoint, state_dir, base)
+        export_model(base, directory, TrainedBlocks(found), parse_spec(found.run.spec), _DTYPES[dtype])
         step = found.run.step
     click.echo(f"Wrote {directory}: the model of step {step}. Load it with transformers' from_pretrained.")
 
@@ -49,28 +51,27 @@ def evaluate_on(
     as_json: bool,
 ) -> None:
     """Print the mean loss in nats a token."""
-    trainable = TrainableModel.load(model, choose_device(device), torch.float32)
     step = None
     if state_dir is not None:
         _save_if_running(state_dir)
         with open_checkpoint(state_dir) as checkpoint:
-            found = _checked(checkpoint, state_dir, model, trainable)
+            found = _checked(checkpoint, state_dir, model)
+            trained = parse_spec(found.run.spec)
+            trainable = TrainableModel.load(model, choose_device(device), torch.float32, trained)
             _apply(trainable, TrainedBlocks(found))
             step = found.run.step
+    else:
+        trainable = TrainableModel.load(model, choose_device(device), torch.float32)
     paths = [Path(part.strip()) for part in data.split(",") if part.strip()]
     text = TextData.load(paths, trainable.tokenizer, seq_len, held_out, data_seed(seed, name))
-    total, sequences = 0.0, 0
-    for batch in text.held_out_batches(batch_size, batches):
-        total += trainable.evaluate(batch) * batch.shape[0]
-        sequences += batch.shape[0]
-    if not sequences:
+    held = list(text.held_out_batches(batch_size, batches))
+    score = reduce(Score.plus, map(trainable.evaluate, held)) if held else Score(0.0, 0)
+    if not score.predictions:
         raise StateError("There is nothing held out to evaluate on. Use a --held-out above 0.")
-    loss = total / sequences
+    sequences, loss = sum(batch.inputs.shape[0] for batch in held), score.mean
     if as_json:
         click.echo(
-            json.dumps(
-                {"loss": loss, "sequences": sequences, "tokens": sequences * (seq_len - 1), "step": step}
-            )
+            json.dumps({"loss": loss, "sequences": sequences, "tokens": score.predictions, "step": step})
         )
     else:
         what = "base model" if step is None else f"fine-tuned model of step {step}"
@@ -95,13 +96,13 @@ def _apply(model: TrainableModel, blocks: Mapping[int, Tensor]) -> None:
         model.set_block(index, values)
 
 
-def _checked(checkpoint: Checkpoint | None, state_dir: Path, base: Path, model: TrainableModel) -> Checkpoint:
+def _checked(checkpoint: Checkpoint | None, state_dir: Path, base: Path) -> Checkpoint:
     if checkpoint is None:
         raise StateError(
             f"There is no checkpoint in {state_dir} yet: the first is written at the end of a block phase, or when the "
             "daemon stops. Name another directory with --state-dir."
         )
-    if parse_spec(checkpoint.run.spec).model_hash != model.model_hash:
+    if parse_spec(checkpoint.run.spec).model_hash != BaseWeights(base).sha256():
         raise StateError(
             f"The checkpoint in {state_dir} was trained from another base model than {base}. Give the directory "
             "that `decad start --model` had."

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,11 +22,15 @@ from decad.errors import InternalError
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one parameter lies in its block's flat vector. ``offset`` and ``numel`` count elements."""
+    """Where one parameter, or some rows of it, lies in its block's flat vector. ``offset`` and ``numel`` count
+    elements."""
 
     name: str
     shape: tuple[int, ...]
+    """Of what lies here."""
     offset: int
+    first_row: int = 0
+    """Of the parameter; above 0 where a block before this one has the rows before."""
 
     @cached_property
     def numel(self) -> int:
@@ -54,7 +59,7 @@ class Block:
         return sum(slot.rows for slot in self.slots)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Name -> view of ``flat`` [numel] in the parameter's shape; no copy."""
+        """Parameter's name -> view of ``flat`` [numel] in the slot's shape; no copy."""
         return {s.name: flat[s.offset : s.offset + s.numel].view(s.shape) for s in self.slots}
 
     def row_means(self, flat: Tensor) -> Tensor:
@@ -92,29 +97,60 @@ class BlockPlan:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over names and shapes: equal plans, equal fingerprints, on every machine."""
-        plan = [[b.name, [[s.name, list(s.shape)] for s in b.slots]] for b in self.blocks]
+        plan = [[b.name, [[s.name, list(s.shape), s.first_row] for s in b.slots]] for b in self.blocks]
         return hashlib.sha256(json.dumps(plan, separators=(",", ":")).encode()).hexdigest()
 
     @classmethod
     def build(
-        cls, groups: Sequence[tuple[str, Sequence[str]]], shapes: Mapping[str, Sequence[int]]
+        cls, groups: Sequence[tuple[str, Sequence[str | Rows]]], shapes: Mapping[str, Sequence[int]]
     ) -> BlockPlan:
         """Lay out named groups of parameters.
 
-        ``groups``: (block name, parameter names) in model order; ``shapes``: every trainable parameter.
-        Raises InternalError when a parameter is in no block or in more than one.
+        ``groups``: (block name, parameters or rows of them) in model order; ``shapes``: every trainable parameter.
+        A parameter whose rows are divided lies at the end of one block and goes on at the beginning of the next, so
+        that it can be one tensor in memory. Raises InternalError when a row is in no block, in more than one, or
+        out of order.
         """
         blocks = []
         for index, (name, members) in enumerate(groups):
             slots: list[Slot] = []
             offset = 0
             for member in members:
-                slots.append(Slot(member, tuple(shapes[member]), offset))
+                part = member if isinstance(member, Rows) else Rows(member, 0, _length(shapes[member]))
+                shape = tuple(shapes[part.name])
+                if shape:
+                    shape = (part.stop - part.start, *shape[1:])
+                slots.append(Slot(part.name, shape, offset, part.start))
                 offset += slots[-1].numel
             blocks.append(Block(index, name, tuple(slots)))
-        covered = [slot.name for block in blocks for slot in block.slots]
-        if sorted(covered) != sorted(shapes):
-            missing = sorted(set(shapes) - set(covered))
-            twice = sorted({name for name in covered if covered.count(name) > 1})
-            raise InternalError(f"block plan: parameters in no block: {missing}; in several: {twice}")
-        return cls(tuple(blocks))
+        plan = cls(tuple(blocks))
+        _check_cover(plan, shapes)
+        return plan
+
+
+class Rows(NamedTuple):
+    """Rows ``start`` to ``stop`` of a parameter, along its first dimension."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def _length(shape: Sequence[int]) -> int:
+    return shape[0] if shape else 1
+
+
+def _check_cover(plan: BlockPlan, shapes: Mapping[str, Sequence[int]]) -> None:
+    ends: dict[str, int] = {}
+    last = None
+    for slot in (slot for block in plan.blocks for slot in block.slots):
+        begun = ends.get(slot.name, 0)
+        if slot.first_row != begun or (begun and slot.name != last):
+            raise InternalError(f"block plan: {slot.name} is in several blocks, or its rows are out of order")
+        ends[slot.name] = begun + _length(slot.shape)
+        last = slot.name
+    for name, shape in shapes.items():
+        if ends.pop(name, 0) != _length(shape):
+            raise InternalError(f"block plan: {name}, or some of its rows, is in no block")
+    if ends:
+        raise InternalError(f"block plan: there is no parameter {min(ends)}")

@@ -85,29 +85,29 @@ class Decoder(Protocol):
         ...
 
 
-def encoder(encoding: str, reference: Tensor) -> Encoder:
-    """An encoder for one phase. ``reference``: the base model's block, fp32 [n], on the device of the values.
+def encoder(encoding: str, public: Tensor | None = None) -> Encoder:
+    """An encoder for one phase.
 
-    To resume within a phase give the saved public copy as ``reference`` and set ``sequence``.
+    To resume within a phase give the saved public copy as ``public``, fp32 [n] on the host, and set ``sequence``.
     Raises ConfigError for an encoding that it does not know.
     """
     if encoding == "fp32":
         return Fp32Encoder()
     if encoding == "bf16-delta":
-        return Bf16DeltaEncoder(reference)
+        return Bf16DeltaEncoder(public)
     raise _unknown(encoding)
 
 
-def decoder(encoding: str, sizes: Mapping[Section, int], reference: Tensor) -> Decoder:
+def decoder(encoding: str, sizes: Mapping[Section, int]) -> Decoder:
     """A decoder for one neighbour and phase.
 
-    ``sizes``: elements of each section of a message, BLOCK included. ``reference``: the base model's block,
-    fp32 [n], equal to the sender's; it is copied. Raises ConfigError for an encoding that it does not know.
+    ``sizes``: elements of each section of a message, BLOCK included. Raises ConfigError for an encoding that it does
+    not know.
     """
     if encoding == "fp32":
         return Fp32Decoder(sizes)
     if encoding == "bf16-delta":
-        return Bf16DeltaDecoder(sizes, reference)
+        return Bf16DeltaDecoder(sizes)
     raise _unknown(encoding)
 
 
@@ -129,17 +129,28 @@ class Fp32Encoder:
 
 
 class Bf16DeltaEncoder:
-    """The block as bf16 changes to the public copy; moments as long as the block in bf16; the rest fp32."""
+    """The block as bf16 changes to the public copy; moments as long as the block in bf16; the rest fp32.
 
-    def __init__(self, reference: Tensor) -> None:
+    The public copy begins as the first values, which travel whole (docs/adr/0010).
+    """
+
+    def __init__(self, public: Tensor | None) -> None:
         self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]
         self.full_only = False
         self.sequence = -1
-        self._changes = torch.empty_like(reference, dtype=torch.bfloat16)
-        self.public: dict[Section, Tensor] = {Section.BLOCK: reference.detach().clone()}
+        self.public: dict[Section, Tensor] = {}
+        self._changes = torch.empty(0, dtype=torch.bfloat16)
+        if public is not None:
+            self._begin(public)
+
+    def _begin(self, public: Tensor) -> None:
+        self.public[Section.BLOCK] = public.detach().clone()
+        self._changes = torch.zeros_like(public, dtype=torch.bfloat16)
 
     @torch.no_grad()
     def encode(self, values: Mapping[Section, Tensor]) -> None:
+        if Section.BLOCK not in self.public:
+            self._begin(values[Section.BLOCK])
         block = self.public[Section.BLOCK]
         for piece in pieces(block.numel()):
             change = self._changes[piece].copy_(values[Section.BLOCK][piece] - block[piece])
@@ -181,14 +192,14 @@ class Fp32Decoder:
 class Bf16DeltaDecoder:
     """Keeps the neighbour's public copy of the block, bit for bit, by adding up its changes."""
 
-    def __init__(self, sizes: Mapping[Section, int], reference: Tensor) -> None:
+    def __init__(self, sizes: Mapping[Section, int]) -> None:
         self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]
         self._sizes = sizes
         self._due = _Due(sizes, self.chunk_elements)
-        self._whole = True
+        self._whole = False
         """Every message that was begun has ended: `public` is the neighbour's copy at `sequence`."""
         self.sequence = -1
-        self.public = {Section.BLOCK: reference.detach().cpu().clone()}
+        self.public = {Section.BLOCK: torch.empty(sizes[Section.BLOCK])}
 
     def begin(self, sequence: int, full: bool) -> bool:
         if not full and not (self._whole and sequence == self.sequence + 1):

@@ -68,7 +68,7 @@ class Outbox:
         self._parcel: Parcel | None = None
         self._wake = asyncio.Event()
         self._decodable: tuple[int, int] | None = None
-        """(phase, sequence) of the last message that went out whole: the next change builds on it."""
+        """(phase, sequence) of the last message that went out to its end: the next change builds on it."""
         self._phase = -1
         self._asked = False
 
@@ -97,7 +97,7 @@ class Outbox:
 
     async def _deliver(self, channel: Channel, parcel: Parcel, phase: int) -> None:
         sequence = parcel.header.sequence
-        follows = sequence == 0 or self._decodable == (phase, sequence - 1)
+        follows = self._decodable == (phase, sequence - 1)
         full = parcel.encoder.full_only or self._asked or not follows
         self._decodable, self._asked = None, False
         await self._send(channel, messages.header(parcel.header._replace(full=full)), 0, Section.BLOCK)

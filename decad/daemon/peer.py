@@ -8,13 +8,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from decad._proto.control_pb2 import StatusReply
-from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec, is_loopback, split_address
+from decad.config import LOADED_FIELDS, MEASURED_FIELDS, PeerConfig, RunSpec, is_loopback, split_address
 from decad.daemon.admission import Terms
 from decad.daemon.compute import ComputeThread
 from decad.daemon.control import control_service
@@ -52,7 +51,7 @@ REPORT_S = 10.0
 POLL_S = 0.2
 
 
-ModelLoader = Callable[[Path, torch.device, torch.dtype], TrainableModel]
+ModelLoader = Callable[[RunSpec, PeerConfig, torch.device], TrainableModel]
 
 
 class Peer:
@@ -63,11 +62,11 @@ class Peer:
         spec: RunSpec,
         config: PeerConfig,
         transport: Transport | None = None,
-        load_model: ModelLoader = TrainableModel.load,
+        load_model: ModelLoader | None = None,
     ) -> None:
         self._spec, self._config = spec, config
         self._transport = SealedTransport(transport or GrpcTransport())
-        self._load_model = load_model
+        self._load_model = load_model or _load_model
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
         self._board: StatusBoard | None = None
@@ -120,12 +119,14 @@ class Peer:
         self, device: torch.device, compute: ComputeThread
     ) -> tuple[TrainableModel, TextData, CheckpointStore, Checkpoint | None, Terms]:
         config = self._config
+        self._progress.waiting_for = "the checkpoint to be read"
+        store = CheckpointStore(config.state_dir)
+        checkpoint = await compute.run(store.load)
         log.info("loading %s", config.model)
         self._progress.waiting_for = f"the model {config.model} to be loaded"
-        model = await compute.run(self._load_model, config.model, device, choose_dtype(config.dtype, device))
-        spec = self._spec.model_copy(
-            update={"model_hash": model.model_hash, "plan_hash": model.plan.fingerprint}
-        )
+        asked = _as_before(self._spec, checkpoint)
+        model = await compute.run(self._load_model, asked, config, device)
+        spec = model.spec
         _check_length(config.seq_len, model)
         self._progress.waiting_for = "the data to be read"
         data = await compute.run(self._load_data, spec.seed, model)
@@ -137,9 +138,6 @@ class Peer:
             config.seq_len,
             data.held_out,
         )
-        self._progress.waiting_for = "the checkpoint to be read"
-        store = CheckpointStore(config.state_dir)
-        checkpoint = await compute.run(store.load)
         terms = _terms(spec, checkpoint, config)
         if checkpoint is not None:
             await _restore(model, checkpoint, compute)
@@ -360,9 +358,29 @@ async def _restore(model: TrainableModel, checkpoint: Checkpoint, compute: Compu
         await compute.run(model.set_block, index, values)
 
 
+def _load_model(spec: RunSpec, config: PeerConfig, device: torch.device) -> TrainableModel:
+    return TrainableModel.load(
+        config.model,
+        device,
+        choose_dtype(config.dtype, device),
+        spec,
+        micro_batch=config.micro_batch,
+        checkpointing=config.gradient_checkpointing,
+    )
+
+
+def _as_before(spec: RunSpec, checkpoint: Checkpoint | None) -> RunSpec:
+    """``spec``, with what a model is loaded by as it was when the checkpoint was made, unless it was set now."""
+    if checkpoint is None:
+        return spec
+    saved = parse_spec(checkpoint.run.spec).model_dump(include=set(LOADED_FIELDS - MEASURED_FIELDS))
+    filled = {name: value for name, value in saved.items() if name not in spec.model_fields_set}
+    return spec.model_copy(update=filled)
+
+
 def _terms(spec: RunSpec, checkpoint: Checkpoint | None, config: PeerConfig) -> Terms:
     """The run spec to begin with: a checkpoint's own, unless what was set now contradicts it."""
-    set_now = frozenset(spec.model_fields_set) - MEASURED_FIELDS
+    set_now = frozenset(spec.model_fields_set) - LOADED_FIELDS
     if checkpoint is None:
         return Terms(spec, set_now)
     saved = parse_spec(checkpoint.run.spec)

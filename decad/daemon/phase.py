@@ -69,17 +69,14 @@ class ActiveBlock:
             model.sync()
         sizes = {Section.BLOCK: block.numel, **rule.moments.sections(block)}
         self._staging = Staging(model.device, sizes)
-        # Changes start from the base model, which every peer has; whole values need no reference.
-        reference = torch.empty(0) if rule.encoding == "fp32" else model.reference(block)
-        # Receivers of a resumed encoder get its public copy first, whole: its next number is not 0 (outbox.py).
-        sender = encoder(rule.encoding, resumed.tensors.get(PUBLIC, reference) if resumed else reference)
+        sender = encoder(rule.encoding, resumed.tensors.get(PUBLIC) if resumed else None)
         if resumed is not None:
             sender.sequence = resumed.sequence
         a1, a2 = rule.constants.a1, rule.constants.a2
         self.coding = Coding(
             sizes=sizes,
             encoder=sender,
-            new_decoder=partial(decoder, rule.encoding, sizes, reference),
+            new_decoder=partial(decoder, rule.encoding, sizes),
             scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
         )
 

@@ -7,9 +7,11 @@ import logging
 import math
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import reduce
 from typing import Any, Protocol, TypeVar
 
 from decad.config import PeerConfig, RunSpec
+from decad.core.batch import Score
 from decad.core.schedule import Position, Schedule, learning_rate
 from decad.daemon.compute import ComputeThread
 from decad.daemon.exchange import Exchange, describe
@@ -166,7 +168,9 @@ class Trainer:
         self._exchange.open(step, self._neighbourhood.edges())
         batch, following = self._data.batch(self._position, self._config.batch_size)
         begun = loop.time()
-        computed = await self._unless_stopped(self._compute.run(self._model.gradient, batch))
+        computed = await self._unless_stopped(
+            self._compute.run(self._model.gradient, batch, self._stopping.is_set)
+        )
         if computed is None:
             self._exchange.abandon()
             return
@@ -185,7 +189,7 @@ class Trainer:
             proceed, mixer = await mixing
             await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()
-            progress.stepped(loss, batch.numel(), half - begun, now - half, not proceed.missing)
+            progress.stepped(loss, batch.tokens, half - begun, now - half, not proceed.missing)
             self._tell_missing(step, describe(proceed, self._neighbourhood.name_of))
             self._position = following
             progress.step = step + 1
@@ -240,18 +244,18 @@ class Trainer:
         if self.progress.step == self.progress.held_out_step and not math.isnan(self.progress.held_out_loss):
             return
         self.progress.activity = Activity.EVALUATING
-        losses = []
+        scores = []
         for batch in self._data.held_out_batches(self._config.batch_size, self._config.eval_batches):
-            if (loss := await self._unless_stopped(self._compute.run(self._model.evaluate, batch))) is None:
+            if (score := await self._unless_stopped(self._compute.run(self._model.evaluate, batch))) is None:
                 return
-            losses.append((loss, batch.shape[0]))
-        if not losses:
+            scores.append(score)
+        if not scores or not (whole := reduce(Score.plus, scores)).predictions:
             return
-        mean = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
-        self.progress.held_out_loss, self.progress.held_out_step = mean, self.progress.step
+        self.progress.held_out_loss, self.progress.held_out_step = whole.mean, self.progress.step
         if math.isnan(self.progress.first_held_out_loss):
-            self.progress.first_held_out_loss = mean
-        log.info("step %d: held-out loss %.4f", self.progress.step, mean)
+            self.progress.first_held_out_loss = whole.mean
+        accuracy = "" if whole.accuracy is None else f", accuracy {whole.accuracy:.1%}"
+        log.info("step %d: held-out loss %.4f%s", self.progress.step, whole.mean, accuracy)
 
     # -- joining --------------------------------------------------------------------------------------------
 

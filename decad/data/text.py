@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from decad.core.batch import Batch
 from decad.core.keyed import keyed_bits, uint64
 from decad.data.files import read_text, text_files
 from decad.data.position import DataPosition
@@ -83,8 +84,8 @@ class TextData:
         documents = [_tokens(read_text(path), tokenizer) for path in text_files(paths)]
         return cls(torch.cat(documents), len(documents), seq_len, held_out, seed)
 
-    def batch(self, position: DataPosition, batch_size: int) -> tuple[Tensor, DataPosition]:
-        """The next ``batch_size`` training sequences, int64 [batch_size, seq_len], and where to go on.
+    def batch(self, position: DataPosition, batch_size: int) -> tuple[Batch, DataPosition]:
+        """The next ``batch_size`` training sequences, each of seq_len - 1 predictions, and where to go on.
 
         Each epoch visits every sequence once, in an order of its own; a batch may span two epochs.
         """
@@ -96,12 +97,15 @@ class TextData:
             places = order[start : start + end - consumed]
             rows.append(self._train_rows[torch.from_numpy(places)])
             consumed += len(places)
-        return self._sequences[torch.cat(rows)].to(torch.int64), DataPosition(end)
+        return self._batch(torch.cat(rows)), DataPosition(end)
 
-    def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Tensor]:
-        """At most ``limit`` held-out batches, int64 [<= batch_size, seq_len]; always the same."""
+    def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Batch]:
+        """At most ``limit`` held-out batches of at most ``batch_size`` sequences; always the same."""
         for rows in torch.split(self._held_out_rows, batch_size)[:limit]:
-            yield self._sequences[rows].to(torch.int64)
+            yield self._batch(rows)
+
+    def _batch(self, rows: Tensor) -> Batch:
+        return Batch.next_token(self._sequences[rows].to(torch.int64))
 
 
 @lru_cache(maxsize=2)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from decad.config import MEASURED_FIELDS, RunSpec
+from decad.config import LOADED_FIELDS, RunSpec
 from decad.errors import ProtocolError
 from decad.membership.identity import short_id
 
@@ -68,14 +68,14 @@ def agree(
 
     ``*_set``: fields that the operator set (or that were adopted as such); ``*_trained``: has taken a step.
     A peer that has taken no step, and none of whose differing fields are set, adopts the other's; if both
-    could, the larger id. Measured fields (model and plan) count as set: a peer cannot adopt a model that it
-    does not have.
+    could, the larger id. What the model was loaded by counts as set: a peer cannot adopt a model that it does not
+    have, nor divide one that it has loaded in another way.
     """
     if mine.fingerprint == theirs.fingerprint:
         return Keep()
     differing = mine.differences(theirs)
-    i_hold = set(differing) if mine_trained else differing.keys() & (MEASURED_FIELDS | set(mine_set))
-    they_hold = set(differing) if their_trained else differing.keys() & (MEASURED_FIELDS | set(their_set))
+    i_hold = set(differing) if mine_trained else differing.keys() & (LOADED_FIELDS | set(mine_set))
+    they_hold = set(differing) if their_trained else differing.keys() & (LOADED_FIELDS | set(their_set))
     if not i_hold and (they_hold or my_id > their_id):
         return Adopt(theirs, frozenset(mine_set) | frozenset(their_set))
     if not they_hold:
@@ -137,6 +137,11 @@ def _advice(fields: set[str]) -> str:
         return "The two run different versions of decad: upgrade the older one."
     if "model_hash" in fields:
         return "The base models differ: give both machines the same --model directory, byte for byte."
+    if fields & LOADED_FIELDS - {"plan_hash"}:
+        return (
+            "By these a model is loaded, before any peer is met: start both with the same --task, --labels, --blocks "
+            "and --freeze."
+        )
     if "plan_hash" in fields:
         return "The same model was divided differently: run the same version of decad on both machines."
     if fields == {"run"}:

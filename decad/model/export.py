@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from decad.core.blocks import BlockPlan
+from decad.config import RunSpec
 from decad.errors import InternalError
-from decad.model.layout import HEAD
-from decad.model.loading import read_config
-from decad.model.output import new_directory, write_config, write_weights
-from decad.model.weights import BaseWeights
+from decad.model.division import divide
+from decad.model.loading import load_module
+from decad.model.output import SHARD_BYTES, new_directory
 
 COPIED_FILES = (
     "generation_config.json",
@@ -24,6 +24,7 @@ COPIED_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
 )
@@ -34,45 +35,38 @@ def export_model(
     base_dir: Path,
     out_dir: Path,
     blocks: Mapping[int, Tensor],
-    plan: BlockPlan,
+    spec: RunSpec,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write ``out_dir``: the base model with ``blocks`` (plan index -> fp32 [numel], host) in it.
 
-    Blocks that are not given stay the base's. ``dtype`` None keeps every tensor's dtype of the base
-    directory; float32 keeps every bit of what was trained. Each block is asked for once, in plan order, so a
-    mapping may read them lazily. ``out_dir`` must not exist or be empty, and appears complete or not at all.
-    Raises ModelError for the base and OperatorError for ``out_dir``.
+    ``spec``: the run's, with task and labels (`TrainableModel.spec`). Blocks that are not given stay the base's.
+    ``dtype`` None takes the base's; float32 keeps every bit of what was trained. Each block is asked for once, in plan
+    order, so a mapping may read them lazily. ``out_dir`` must not exist or be empty, and appears complete or not at
+    all. Raises ModelError for the base and OperatorError for ``out_dir``.
     """
-    config = read_config(base_dir)
-    base = BaseWeights(base_dir)
     with new_directory(out_dir) as partial:
-        write_weights(partial, _tensors(base, blocks, plan, dtype))
-        if dtype is not None:
-            # transformers writes "dtype" since version 5 and reads the older key too.
-            config = {key: value for key, value in config.items() if key != "torch_dtype"}
-            config["dtype"] = str(dtype).removeprefix("torch.")
-        write_config(partial, config)
+        module = load_module(base_dir, dtype or "auto", spec)
+        _put(module, blocks, spec)
+        # In the architecture's own form, whatever transformers made of it in memory.
+        module.save_pretrained(partial, max_shard_size=SHARD_BYTES)
         for name in COPIED_FILES:
             if (base_dir / name).is_file():
                 shutil.copyfile(base_dir / name, partial / name)
+        for file in partial.iterdir():  # safetensors leaves its own readable for the owner alone
+            file.chmod(partial.stat().st_mode & 0o666)
 
 
-def _tensors(
-    base: BaseWeights, blocks: Mapping[int, Tensor], plan: BlockPlan, dtype: torch.dtype | None
-) -> Iterator[tuple[str, Tensor]]:
-    planned: set[str] = set()
-    for block in plan.blocks:
-        planned.update(slot.name for slot in block.slots)
-        flat = blocks.get(block.index)
-        if flat is not None and flat.shape != (block.numel,):
+def _put(module: Any, blocks: Mapping[int, Tensor], spec: RunSpec) -> None:
+    parameters = dict(module.named_parameters())
+    for block in divide(module, spec.blocks, spec.freeze).blocks:
+        if (flat := blocks.get(block.index)) is None:
+            continue
+        if flat.shape != (block.numel,):
             raise InternalError(f"{block.name} has {block.numel} values, not {tuple(flat.shape)}")
-        views = {} if flat is None else block.views(flat)
-        for slot in block.slots:
-            original = base.tensor(slot.name)
-            yield slot.name, views.get(slot.name, original).to(dtype or original.dtype)
-    for name in base.names:
-        # A tied head that the base stored a second time would come back untrained.
-        if name not in planned and name != HEAD:
-            original = base.tensor(name)
-            yield name, original.to(dtype or original.dtype)
+        for slot, values in zip(block.slots, block.views(flat).values(), strict=True):
+            parameter = parameters[slot.name]
+            if slot.shape != parameter.shape:
+                parameter[slot.first_row : slot.first_row + slot.shape[0]].copy_(values)
+            else:
+                parameter.copy_(values)

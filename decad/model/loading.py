@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from decad.errors import ModelError
-from decad.model.layout import LLAMA_LIKE
+from decad.config import RunSpec
+from decad.core.keyed import keyed_bits, uint64
+from decad.errors import ConfigError, ModelError
 from decad.model.quiet import quiet_transformers
+
+CAUSAL_LM, CLASSIFICATION = "causal-lm", "classification"
+_CLASSES: dict[str, Any] = {
+    CAUSAL_LM: AutoModelForCausalLM,
+    CLASSIFICATION: AutoModelForSequenceClassification,
+}
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -37,11 +45,9 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} is not readable JSON ({error}). Copy it again from the model's source."
         ) from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in LLAMA_LIKE:
+    if not isinstance(config, dict) or not config.get("model_type"):
         raise ModelError(
-            f"{directory} holds a model of type {kind!r}. decad trains causal language models of the Llama "
-            f"architecture: {', '.join(sorted(LLAMA_LIKE))}. Choose one of those."
+            f"{path} names no model_type, so nobody can tell what model it is. Copy it again from the model's source."
         )
     if config.get("quantization_config"):
         raise ModelError(
@@ -51,27 +57,128 @@ def read_config(directory: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def load_module(directory: Path, dtype: torch.dtype) -> Any:
-    """The model on the host in ``dtype``, in evaluation mode, nothing trainable. Raises ModelError."""
+def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
+    """``spec`` with ``task`` and ``labels`` filled in from the model where they were left open.
+
+    Raises ModelError, and ConfigError when a classifier's labels are not known.
+    """
+    config = read_config(directory)
+    task = spec.task if spec.task != "auto" else _task(directory, config)
+    labels = spec.labels
+    if task == CLASSIFICATION and not labels:
+        named = config.get("id2label") or {}
+        labels = tuple(str(named[key]) for key in sorted(named, key=int))
+        if not labels or labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
+            raise ConfigError(
+                f"{directory} does not say what its classes are. Give them all with --labels A,B,C, the same at every "
+                "peer and in the same order, whether or not a peer's own data has examples of each."
+            )
+    if task == CAUSAL_LM and labels:
+        raise ConfigError("--labels is for --task classification. Leave it out, or give that too.")
+    return spec.model_copy(update={"task": task, "labels": labels})
+
+
+def _task(directory: Path, config: dict[str, Any]) -> str:
+    made_for = " ".join(config.get("architectures") or ())
+    if "ForSequenceClassification" in made_for:
+        return CLASSIFICATION
+    if "ForCausalLM" in made_for or "LMHeadModel" in made_for:
+        return CAUSAL_LM
+    raise ModelError(
+        f"{directory} holds a {made_for or config['model_type']}, which decad cannot tell to be a causal language "
+        "model or a classifier. Say what to train it for: --task causal-lm, or --task classification with --labels."
+    )
+
+
+def load_module(directory: Path, dtype: torch.dtype | Literal["auto"], spec: RunSpec) -> Any:
+    """The model on the host in ``dtype`` (auto: the files' own), in evaluation mode, nothing trainable.
+
+    Raises ModelError.
+
+    Its weights are the mapped files themselves where the dtype is the files' own. What a classifier's files lack, its
+    head, is drawn at random, the same at all peers.
+    """
     quiet_transformers()
     try:
-        module = AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True, dtype=dtype
+        module, found = _CLASSES[spec.task].from_pretrained(
+            directory,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            **_head_settings(spec),
         )
     except Exception as error:
         raise ModelError(
-            f"{directory} cannot be loaded as a causal language model: {first_line(error)}. Its files may "
+            f"{directory} cannot be loaded for {spec.task}: {first_line(error)}. Its files may "
             "be damaged or not belong together: copy the directory again from its source."
         ) from error
-    # Dropout, where a config asks for it, would make a resumed run a different run; fine-tuning of Llama
-    # models uses none.
+    _complete(directory, module, found, spec)
+    # Dropout, where a config asks for it, would make a resumed run a different run.
     module.train(False)
     module.requires_grad_(False)
     return module
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """The directory's tokenizer, which must know an end-of-text token. Raises ModelError."""
+def empty_module(directory: Path, dtype: torch.dtype, spec: RunSpec) -> Any:
+    """The model without its weights, on the ``meta`` device: its structure alone. Raises ModelError."""
+    quiet_transformers()
+    read_config(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, **_head_settings(spec))
+        with torch.device("meta"):
+            module = _CLASSES[spec.task].from_config(config, dtype=dtype)
+    except Exception as error:
+        raise ModelError(f"{directory} describes no model for {spec.task}: {first_line(error)}.") from error
+    return module.train(False).requires_grad_(False)
+
+
+def _head_settings(spec: RunSpec) -> dict[str, Any]:
+    if spec.task != CLASSIFICATION:
+        return {}
+    return {
+        "num_labels": len(spec.labels),
+        "id2label": dict(enumerate(spec.labels)),
+        "label2id": {label: index for index, label in enumerate(spec.labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _complete(directory: Path, module: Any, found: dict[str, Any], spec: RunSpec) -> None:
+    """Draw what a classifier's files cannot have, and refuse a model of which anything else is missing.
+
+    transformers fills what is missing with random values, which would differ between peers.
+    """
+    parameters = dict(module.named_parameters())
+    missing = sorted(set(found["missing_keys"]) & parameters.keys())
+    body = f"{module.base_model_prefix}."
+    if spec.task == CLASSIFICATION:
+        for name in [name for name in missing if not name.startswith(body) or ".pooler." in name]:
+            _draw(name, parameters[name], getattr(module.config, "initializer_range", 0.02))
+            missing.remove(name)
+    if missing:
+        raise ModelError(
+            f"{directory}: tensor {missing[0]} is missing in the safetensors files"
+            + (f", and {len(missing) - 1} others" if len(missing) > 1 else "")
+            + ". They do not fit config.json: copy the directory again from its source."
+        )
+
+
+@torch.no_grad()
+def _draw(name: str, parameter: nn.Parameter, scale: float) -> None:
+    """A new head's initial values, the same on every machine: zeros for vectors, else uniform with deviation
+    ``scale``."""
+    if parameter.dim() < 2:
+        parameter.zero_()
+        return
+    bits = uint64(keyed_bits(f"head/{name}", 0), parameter.numel())
+    uniform = torch.from_numpy((bits >> 40).astype("float64") / 2**24)
+    parameter.copy_(((uniform * 2 - 1) * (3**0.5 * scale)).view(parameter.shape))
+
+
+def load_tokenizer(directory: Path, task: str) -> Any:
+    """The directory's tokenizer, which must know an end-of-text token for a language model, and a token to fill up
+    short examples with. Raises ModelError."""
     quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -80,11 +187,18 @@ def load_tokenizer(directory: Path) -> Any:
             f"{directory} has no tokenizer that can be loaded: {first_line(error)}. Copy tokenizer.json and "
             "tokenizer_config.json from the model's source."
         ) from error
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and task == CAUSAL_LM:
         raise ModelError(
             f"{directory}: the tokenizer names no end-of-text token, which separates documents. Set "
             "eos_token in tokenizer_config.json."
         )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"{directory}: the tokenizer names neither a padding nor an end-of-text token, and one of them fills "
+                "up short examples. Set pad_token in tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 

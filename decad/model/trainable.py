@@ -1,4 +1,4 @@
-"""A causal language model of which one block at a time is trained.
+"""A language model or classifier of which one block at a time is trained.
 
 The module's parameters are views of one flat vector a block, in the load dtype. In fp32 that vector is the
 master copy itself, so an active block costs no second copy; in bf16 the active block has an fp32 master.
@@ -6,17 +6,22 @@ master copy itself, so an active block costs no second copy; in bf16 the active 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from decad.config import RunSpec
+from decad.core.batch import Batch, Score
 from decad.core.blocks import Block, BlockPlan
-from decad.errors import InternalError, ModelError
-from decad.model.layout import llama_plan
-from decad.model.loading import load_module, load_tokenizer, read_config
-from decad.model.loss import next_token_loss
+from decad.errors import ConfigError, InternalError, ModelError
+from decad.model.division import divide
+from decad.model.loading import CAUSAL_LM, load_module, load_tokenizer, what_to_train
+from decad.model.objective import Classes, NextToken, Objective
 from decad.model.rounding import round_stochastically
 from decad.model.weights import BaseWeights
 
@@ -31,50 +36,86 @@ class TrainableModel:
     """One model on one device; at most one block is active. Not for use by two threads at once."""
 
     plan: BlockPlan
+    spec: RunSpec
+    """The run spec with everything in it that the model settles: task, labels, hashes."""
     model_hash: str
     """SHA-256 (hex) of the base weights on disk; the load dtype does not enter."""
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
 
-    def __init__(self, module: Any, base: BaseWeights, tokenizer: Any, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: Any,
+        spec: RunSpec,
+        objective: Objective,
+        tokenizer: Any,
+        device: torch.device,
+        micro_batch: int = 0,
+    ) -> None:
         """Take over ``module`` (on the host); `load` is the usual way in."""
         self.tokenizer = tokenizer
         self.device = device
-        self._base = base
         self._module = module
+        self._objective = objective
+        self._micro_batch = micro_batch
         self._parameters = dict(module.named_parameters())  # tied weights once, under the embedding's name
         self.dtype = next(iter(self._parameters.values())).dtype
-        self.plan = llama_plan({name: p.shape for name, p in self._parameters.items()})
-        self.model_hash = base.sha256()
-        self._flat = [self._gather(block) for block in self.plan.blocks]
-        module.to(device)  # what is left: the rotary embedding's buffers
+        self.plan = divide(module, spec.blocks, spec.freeze)
+        self.model_hash = spec.model_hash
+        self.spec = spec.model_copy(update={"plan_hash": self.plan.fingerprint})
+        self._flat = self._gather()
+        module.to(device)  # what is left: frozen parameters, and buffers
         self._active: _Active | None = None
 
     @classmethod
-    def load(cls, directory: Path, device: torch.device, dtype: torch.dtype) -> TrainableModel:
-        """Load a Hugging Face directory onto ``device`` in float32 or bfloat16. Raises ModelError."""
-        config = read_config(directory)
+    def load(
+        cls,
+        directory: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        spec: RunSpec = RunSpec(),  # noqa: B008  # frozen
+        *,
+        micro_batch: int = 0,
+        checkpointing: bool = False,
+    ) -> TrainableModel:
+        """Load a Hugging Face directory onto ``device`` in float32 or bfloat16.
+
+        ``spec`` says what it is trained for and how it is divided; ``micro_batch``: examples of one forward and
+        backward pass, 0 for all of a batch; ``checkpointing``: keep a layer's input alone and make the rest again on
+        the way back. Raises ModelError and ConfigError.
+        """
+        spec = what_to_train(directory, spec)
         base = BaseWeights(directory)
-        module = load_module(directory, dtype)
-        _check_complete(directory, module, base)
-        tokenizer = load_tokenizer(directory)
-        if len(tokenizer) > config["vocab_size"]:
+        module = load_module(directory, dtype, spec)
+        tokenizer = load_tokenizer(directory, spec.task)
+        vocabulary = module.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > vocabulary:
             raise ModelError(
                 f"{directory}: the tokenizer knows {len(tokenizer)} tokens and the model "
-                f"{config['vocab_size']}. They do not belong together: copy both from one source."
+                f"{vocabulary}. They do not belong together: copy both from one source."
             )
-        return cls(module, base, tokenizer, device)
+        if checkpointing:
+            _keep_inputs_alone(directory, module)
+        causal = spec.task == CAUSAL_LM
+        objective = NextToken(module) if causal else Classes(module, tokenizer.pad_token_id)
+        spec = spec.model_copy(update={"model_hash": base.sha256()})
+        return cls(module, spec, objective, tokenizer, device, micro_batch)
 
     @property
     def context_length(self) -> int:
         """Tokens of the longest sequence that the model was made for."""
-        return int(self._module.config.max_position_embeddings)
+        config = self._module.config.get_text_config()
+        # RoBERTa's positions begin after its padding token's id.
+        reserved = (
+            config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+        )
+        return int(getattr(config, "max_position_embeddings", 0) or 1 << 20) - reserved
 
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding."""
-        return int(self._module.config.vocab_size)
+        return int(self._module.get_input_embeddings().weight.shape[0])
 
     def activate(self, block: Block) -> Tensor:
         """Make ``block`` the trained one and return its fp32 master copy [n] on the device.
@@ -89,15 +130,29 @@ class TrainableModel:
         self._require_grad(block, True)
         return self._active.master
 
-    def gradient(self, batch: Tensor) -> tuple[float, Tensor]:
-        """Mean next-token loss over ``batch`` (int64 [b, s]) and its gradient in the active block, fp32 [n].
+    def gradient(self, batch: Batch, interrupted: Callable[[], bool] = lambda: False) -> tuple[float, Tensor]:
+        """Mean loss over the predictions of ``batch`` (on the host) and its gradient in the active block, fp32 [n].
 
-        The gradient is a fresh tensor that belongs to the caller. DECA eq. for g: grad_k F_i(theta; batch).
+        The gradient is a fresh tensor that belongs to the caller. Comes back at the next micro-batch, with what it has,
+        once ``interrupted``. DECA eq. for g: grad_k F_i(theta; batch).
         """
         block, _ = self._need_active()
-        loss = next_token_loss(self._module, batch.to(self.device), "mean")
-        gradients = list(torch.autograd.grad(loss, [self._parameters[slot.name] for slot in block.slots]))
-        return loss.item(), _flatten(gradients, block)
+        parameters = [self._parameters[slot.name] for slot in block.slots]
+        total, every = 0.0, batch.predictions
+        flat: Tensor | None = None
+        for part in batch.split(self._micro_batch):
+            if interrupted():
+                break
+            if not (predictions := part.predictions):
+                continue  # a mean over nothing is not a number
+            loss = self._objective.loss(part.to(self.device))
+            # Experts that no token was sent to, or a pooler that the task does not use, have none.
+            gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+            total += loss.item() * predictions / every
+            flat = _add_up(gradients, block, predictions / every, flat)
+        if flat is None:
+            flat = torch.zeros(block.numel, device=self.device)
+        return total, flat
 
     def sync(self) -> None:
         """Cast the master into the weights that the forward pass uses; nothing to do in fp32."""
@@ -128,22 +183,29 @@ class TrainableModel:
             raise InternalError(f"{self._active.block.name} is active: write its master instead")
         self._flat[index].copy_(flat)
 
-    def reference(self, block: Block) -> Tensor:
-        """The base model's values of ``block`` as fp32 [n] on the host, from disk: equal at all peers."""
-        return self._base.flat(block)
+    def evaluate(self, batch: Batch) -> Score:
+        """How well the model does on ``batch`` (on the host)."""
+        parts = [part for part in batch.split(self._micro_batch) if part.predictions]
+        scores = [self._objective.score(part.to(self.device)) for part in parts]
+        return reduce(Score.plus, scores, Score(0.0, 0, None if batch.targets.dim() > 1 else 0))
 
-    @torch.no_grad()
-    def evaluate(self, batch: Tensor) -> float:
-        """Mean next-token loss over ``batch`` (int64 [b, s])."""
-        # Token by token, then averaged in fp32: a mean taken in bf16 has three digits.
-        return next_token_loss(self._module, batch.to(self.device), "none").float().mean().item()
-
-    def _gather(self, block: Block) -> Tensor:
-        flat = torch.empty(block.numel, dtype=self.dtype, device=self.device)
-        for name, view in block.views(flat).items():
-            view.copy_(self._parameters[name].data)
-            self._parameters[name].data = view
-        return flat
+    def _gather(self) -> list[Tensor]:
+        """One flat vector a block, of which the parameters become views. A parameter's rows stay together in memory
+        if they are divided among blocks, so those blocks share one stretch of it."""
+        flats: list[Tensor] = []
+        for blocks in _chains(self.plan):
+            memory = torch.empty(sum(block.numel for block in blocks), dtype=self.dtype, device=self.device)
+            start = 0
+            for block in blocks:
+                for slot in block.slots:
+                    if slot.first_row == 0:
+                        parameter = self._parameters[slot.name]
+                        offset = start + slot.offset
+                        view = memory[offset : offset + parameter.numel()].view(parameter.shape)
+                        parameter.data = view.copy_(parameter.data)
+                flats.append(memory[start : start + block.numel])
+                start += block.numel
+        return flats
 
     def _require_grad(self, block: Block, required: bool) -> None:
         for slot in block.slots:
@@ -155,23 +217,46 @@ class TrainableModel:
         return self._active
 
 
-def _flatten(gradients: list[Tensor], block: Block) -> Tensor:
-    """Gradients in slot order -> one flat fp32 vector; empties the list as it goes, to free each early."""
-    if len(gradients) == 1:
+def _add_up(gradients: list[Tensor], block: Block, weight: float, flat: Tensor | None) -> Tensor:
+    """Add ``weight`` times the parameters' gradients, in slot order, to ``flat``, fp32 [n], and return it.
+
+    Empties the list as it goes, to free each early.
+    """
+    if flat is None and weight == 1 and gradients[0].numel() == block.numel:
         return gradients.pop().reshape(-1).to(torch.float32)
-    flat = torch.empty(block.numel, dtype=torch.float32, device=gradients[0].device)
-    for view in block.views(flat).values():
-        view.copy_(gradients.pop(0))
-    return flat
+    sums = torch.empty(block.numel, device=gradients[0].device) if flat is None else flat
+    for slot, view in zip(block.slots, block.views(sums).values(), strict=True):
+        gradient = gradients.pop(0)
+        rows = gradient[slot.first_row : slot.first_row + slot.shape[0]] if slot.shape else gradient
+        if flat is None:
+            view.copy_(rows).mul_(weight)
+        else:
+            view.add_(rows, alpha=weight)
+    return sums
 
 
-def _check_complete(directory: Path, module: Any, base: BaseWeights) -> None:
-    # transformers fills what is missing with random values, which would differ between peers.
-    on_disk = set(base.names)
-    for name, parameter in module.named_parameters():
-        if name not in on_disk or base.shape(name) != tuple(parameter.shape):
-            found = f"has shape {base.shape(name)}" if name in on_disk else "is missing"
-            raise ModelError(
-                f"{directory}: tensor {name} should have shape {tuple(parameter.shape)} and {found} in the "
-                "safetensors files. They do not fit config.json: copy the directory again from its source."
-            )
+def _chains(plan: BlockPlan) -> Iterator[list[Block]]:
+    """Blocks in their order, those together that share a parameter's rows."""
+    chain: list[Block] = []
+    for block in plan.blocks:
+        if chain and block.slots[0].first_row == 0:
+            yield chain
+            chain = []
+        chain.append(block)
+    yield chain
+
+
+def _keep_inputs_alone(directory: Path, module: Any) -> None:
+    """Turn gradient checkpointing on. Raises ConfigError for an architecture without it."""
+    if not module.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"The architecture of {directory} has no gradient checkpointing. Leave --gradient-checkpointing out, and "
+            "give a smaller --micro-batch where memory is short."
+        )
+    module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in module.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            # It is for training only, and so is dropout, which stays off: of these modules alone, not of their parts.
+            layer.training = True
+            if isinstance(getattr(layer, "dropout", None), float):
+                layer.dropout = 0.0  # type: ignore[assignment]  # a plain number to transformers

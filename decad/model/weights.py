@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from decad.core.blocks import Block
 from decad.errors import ModelError
 
 SINGLE_FILE = "model.safetensors"
@@ -46,13 +45,6 @@ class BaseWeights:
         """The tensor in its dtype on disk, backed by the mapped file: never write to it."""
         tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
-
-    def flat(self, block: Block) -> Tensor:
-        """The base values of ``block`` as fp32 [block.numel] on the host: a fresh copy."""
-        flat = torch.empty(block.numel, dtype=torch.float32)
-        for name, view in block.views(flat).items():
-            view.copy_(self.tensor(name))
-        return flat
 
     def sha256(self) -> str:
         """Hash (hex) over sorted names, shapes, dtypes and bytes; the split into files does not matter."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from decad.core.batch import Batch, Score
 from decad.data.text import TextData
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import open_checkpoint
@@ -23,7 +25,7 @@ class Examiner:
     def __init__(self, base: Path, tests: Mapping[str, Path], seq_len: int, sequences: int) -> None:
         self._model = TrainableModel.load(base, torch.device("cpu"), torch.float32)
         self._base = [self._model.block(block.index) for block in self._model.plan.blocks]
-        self._batches: dict[str, list[Tensor]] = {}
+        self._batches: dict[str, list[Batch]] = {}
         for domain, path in tests.items():
             # A share just below one leaves a single sequence aside: the rest is what we want to see.
             data = TextData.load([path], self._model.tokenizer, seq_len, 0.999, seed=0)
@@ -44,7 +46,7 @@ class Examiner:
         for index, values in enumerate(self._base):
             self._model.set_block(index, trained.get(index, values))
         return {
-            domain: fmean(self._model.evaluate(batch) for batch in batches)
+            domain: reduce(Score.plus, map(self._model.evaluate, batches)).mean
             for domain, batches in self._batches.items()
         }
 

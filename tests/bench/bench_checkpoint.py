@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from decad.config import RunSpec
+from decad.core.batch import Batch
 from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
 from decad.daemon.compute import ComputeThread
@@ -44,7 +45,8 @@ class Phases:
         spec = RunSpec(inner_steps=inner_steps, lr=1e-5)
         self.schedule = Schedule(len(model.plan), inner_steps, spec.order, spec.seed)
         self._model, self._compute, self._inner_steps = model, compute, inner_steps
-        self.batch = torch.randint(0, model.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(0, model.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0))
+        self.batch = Batch.next_token(tokens)
         store = CheckpointStore(directory)
         store.load()
         self.saver = Saver(store, lambda text: sys.exit(text))

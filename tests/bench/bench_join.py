@@ -26,6 +26,7 @@ import torch
 import uvloop
 
 from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.batch import Batch
 from decad.daemon.compute import ComputeThread
 from decad.daemon.fetch import Donation, FetchPort
 from decad.daemon.gathering import Gathering
@@ -45,7 +46,8 @@ async def donor(pipe: Pipe, model: TrainableModel, steps: int) -> None:
     block = model.plan[len(model.plan) - 1]
     theta = await compute.run(model.activate, block)
     state, constants = AdamState.zeros(block.numel, "cpu"), AdamConstants()
-    batch = torch.randint(0, model.vocab_size, BATCH, generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, model.vocab_size, BATCH, generator=torch.Generator().manual_seed(0))
+    batch = Batch.next_token(tokens)
 
     def step() -> None:
         _, gradient = model.gradient(batch)

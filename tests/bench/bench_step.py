@@ -30,9 +30,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.batch import Batch
 from decad.core.blocks import Block
 from decad.core.mixing import Mixer, Section
-from decad.model.loss import next_token_loss
+from decad.model.objective import NextToken
 from decad.model.trainable import TrainableModel
 
 LR = 1e-5
@@ -52,12 +53,13 @@ def main() -> None:
         torch.set_num_threads(args.threads)
 
     model = TrainableModel.load(args.model, torch.device("cpu"), torch.float32)
-    batch = torch.randint(0, model.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, model.vocab_size, (4, 128), generator=torch.Generator().manual_seed(0))
+    batch = Batch.next_token(tokens)
     blocks = weighted_blocks(model, 15 if args.quick else 5)
     steps = [BlockStep(model, block, batch) for block in blocks]
     rivals = {
-        "AdamW": FullStep(args.model, batch, fused=False, chunked_loss=False),
-        "AdamW, fused, our loss": FullStep(args.model, batch, fused=True, chunked_loss=True),
+        "AdamW": FullStep(args.model, tokens, fused=False, chunked_loss=False),
+        "AdamW, fused, our loss": FullStep(args.model, tokens, fused=True, chunked_loss=True),
     }
 
     runners: dict[str, Callable[[], float]] = {name: rival.timed for name, rival in rivals.items()}
@@ -119,7 +121,7 @@ def weighted_blocks(model: TrainableModel, stride: int) -> dict[Block, int]:
 class BlockStep:
     """One block's step on the shared model; its moments live on from visit to visit."""
 
-    def __init__(self, model: TrainableModel, block: Block, batch: Tensor) -> None:
+    def __init__(self, model: TrainableModel, block: Block, batch: Batch) -> None:
         self.block = block
         self._model = model
         self._batch = batch
@@ -175,6 +177,7 @@ class FullStep:
         self._module: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).train(False)
         self._optimiser = torch.optim.AdamW(self._module.parameters(), lr=LR, fused=fused)
         self._batch = batch
+        self._objective = NextToken(self._module)
         self._chunked_loss = chunked_loss
 
     def timed(self) -> float:
@@ -184,7 +187,7 @@ class FullStep:
 
     def _step(self) -> None:
         if self._chunked_loss:
-            loss = next_token_loss(self._module, self._batch, "mean")
+            loss = self._objective.loss(Batch.next_token(self._batch))
         else:
             loss = self._module(input_ids=self._batch, labels=self._batch, use_cache=False).loss
         torch.autograd.backward(loss)

@@ -15,10 +15,10 @@ NOT_FINITE = """
 from decad.model.trainable import TrainableModel
 gradient = TrainableModel.gradient
 calls = 0
-def poisoned(self, batch):
+def poisoned(self, *batch):
     global calls
     calls += 1
-    loss, values = gradient(self, batch)
+    loss, values = gradient(self, *batch)
     return loss, values * (float("nan") if calls == 9 else 1)
 TrainableModel.gradient = poisoned
 """

@@ -25,7 +25,7 @@ def read(data: TextData, position: DataPosition, batches: list[int]) -> tuple[li
     seen: list[int] = []
     for size in batches:
         batch, position = data.batch(position, size)
-        seen += batch[:, 0].tolist()
+        seen += batch.inputs[:, 0].tolist()
     return seen, position
 
 
@@ -52,7 +52,7 @@ def test_a_fresh_reader_resumes_exactly(
 def test_training_and_held_out_sequences_are_all_there_is(sequences: int, seed: int) -> None:
     data = numbered(sequences, seed)
     train, _ = read(data, DataPosition(), [data.train_sequences])
-    held_out = [row for batch in data.held_out_batches(3, sequences) for row in batch[:, 0].tolist()]
+    held_out = [row for batch in data.held_out_batches(3, sequences) for row in batch.inputs[:, 0].tolist()]
     assert sorted(train + held_out) == list(range(sequences))
     assert train
     assert held_out

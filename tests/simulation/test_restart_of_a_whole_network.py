@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from support.cluster import Cluster, simulated
 from support.saved import assert_same, saved
 from support.toy import ToyModel
 from torch import Tensor
+
+from decad.core.batch import Batch
 
 NAMES = "abc"
 INNER_STEPS = 5
@@ -19,9 +22,9 @@ def the_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A toy that also learns what it reads, so that a position in the data that was lost shows."""
     plain = ToyModel.gradient
 
-    def gradient(model: ToyModel, batch: Tensor) -> tuple[float, Tensor]:
-        loss, apart = plain(model, batch)
-        return loss, apart + batch.float().mean() / 1000
+    def gradient(model: ToyModel, batch: Batch, interrupted: Callable[[], bool]) -> tuple[float, Tensor]:
+        loss, apart = plain(model, batch, interrupted)
+        return loss, apart + batch.inputs.float().mean() / 1000
 
     monkeypatch.setattr(ToyModel, "gradient", gradient)
 

@@ -56,14 +56,13 @@ class Node:
         self.begin_phase(0)
 
     def begin_phase(self, phase: int, block: int = 0) -> None:
-        reference = torch.zeros(self.block.numel)
         sizes = {Section.BLOCK: self.block.numel, **self.rule.sections(self.block)}
         c = self.constants
         self.state = AdamState.zeros(self.block.numel, "cpu")
         self.coding = Coding(
             sizes,
-            encoder(self.spec.encoding, reference),
-            lambda: decoder(self.spec.encoding, sizes, reference),
+            encoder(self.spec.encoding),
+            lambda: decoder(self.spec.encoding, sizes),
             lambda section, mine, theirs: moment_scale(section, c.a1, c.a2, mine, theirs),
         )
         self.exchange.begin_phase(phase, block, self.coding)

@@ -49,12 +49,9 @@ class Peers:
         ids = [str(i) for i in range(len(thetas))]
         self.edges = [sorted(int(j) for j in neighbours(overlay, ids, i)) for i in ids]
         self.sizes = {Section.BLOCK: block.numel} | rule.sections(block)
-        reference = thetas[0]
-        self.encoders = [encoder(encoding, reference) for _ in ids]
+        self.encoders = [encoder(encoding) for _ in ids]
         self.decoders = {
-            (i, j): decoder(encoding, self.sizes, reference)
-            for i, near in enumerate(self.edges)
-            for j in near
+            (i, j): decoder(encoding, self.sizes) for i, near in enumerate(self.edges) for j in near
         }
 
     def step(self, gradient: Gradient, lr: float) -> None:
@@ -78,11 +75,10 @@ class Peers:
             for j in near:
                 weight = edge_weight(self.overlay, len(near), len(self.edges[j]))
                 source, sink = self.encoders[j], self.decoders[i, j]
-                assert sink.begin(source.sequence, source.full_only)
+                full = source.full_only or source.sequence == 0
+                assert sink.begin(source.sequence, full)
                 for section, chunk, _, _ in cut(self.sizes, source.chunk_elements):
-                    values = sink.decode(
-                        section, chunk, bytes(source.payload(section, chunk, source.full_only))
-                    )
+                    values = sink.decode(section, chunk, bytes(source.payload(section, chunk, full)))
                     scale = moment_scale(section, c.a1, c.a2, self.states[i].updates, self.states[j].updates)
                     mixer.add(str(j), section, chunk, weight, values, scale)
                 sink.end()

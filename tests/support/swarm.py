@@ -39,9 +39,9 @@ PACED = """
 import time
 from decad.model.trainable import TrainableModel
 gradient = TrainableModel.gradient
-def paced(self, batch):
+def paced(self, *batch):
     time.sleep({pace})
-    return gradient(self, batch)
+    return gradient(self, *batch)
 TrainableModel.gradient = paced
 """
 """A tiny model's steps take as long as a real one's, and leave the processor to the others."""

@@ -39,16 +39,17 @@ def make_tiny_llama(
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     model.save_pretrained(directory)
-    _byte_tokenizer().save_pretrained(directory)
+    save_byte_tokenizer(directory)
     return directory
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
-    # One token a byte: ByteLevel maps the 256 bytes to printable characters, BPE has no merges.
+def save_byte_tokenizer(directory: Path) -> None:
+    """One token a byte: ByteLevel maps the 256 bytes to printable characters, BPE has no merges."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers types it in part
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers types it in part
         tokenizer_object=tokenizer, bos_token=EOS, eos_token=EOS, pad_token=PAD
     )
+    fast.save_pretrained(directory)

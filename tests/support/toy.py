@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from decad.config import RunSpec
+from decad.core.batch import Batch, Score
 from decad.core.blocks import Block, BlockPlan
 from decad.model.trainable import TrainableModel
 
@@ -35,6 +38,7 @@ class ToyModel(TrainableModel):
             [(f"block {i}", [name]) for i, name in enumerate(names)], dict.fromkeys(names, SHAPE)
         )
         self.model_hash = "toy"
+        self.spec = RunSpec(model_hash="toy", plan_hash=self.plan.fingerprint)
         self.tokenizer = ByteTokenizer()
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.held: defaultdict[int, set[bytes]] = defaultdict(set)
@@ -62,7 +66,7 @@ class ToyModel(TrainableModel):
         self._current = block
         return self._blocks[block.index]
 
-    def gradient(self, batch: Tensor) -> tuple[float, Tensor]:
+    def gradient(self, batch: Batch, interrupted: Callable[[], bool] = lambda: False) -> tuple[float, Tensor]:
         assert self._current is not None
         apart = self._blocks[self._current.index] - self.target
         return float(apart.square().mean() / 2), apart
@@ -84,11 +88,8 @@ class ToyModel(TrainableModel):
         self._blocks[index].copy_(flat)
         self.fetched[index] = self._remember(index)
 
-    def reference(self, block: Block) -> Tensor:
-        return torch.zeros(block.numel)
-
-    def evaluate(self, batch: Tensor) -> float:
-        return float((self.values - 1).square().mean() / 2)
+    def evaluate(self, batch: Batch) -> Score:
+        return Score(float((self.values - 1).square().mean() / 2), 1)
 
     def _remember(self, index: int) -> bytes:
         now = self._blocks[index].numpy().tobytes()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from decad.core.batch import Batch
 from decad.data.position import DataPosition
 from decad.data.text import TextData
 from decad.errors import DataError
@@ -34,8 +35,12 @@ def write(path: Path, text: str | bytes) -> Path:
 
 def every_sequence(data: TextData) -> list[list[int]]:
     train, _ = data.batch(DataPosition(), data.train_sequences)
-    held_out = torch.cat(list(data.held_out_batches(64, 1000)))
-    rows: list[list[int]] = torch.cat([train, held_out]).tolist()
+    return [row for batch in (train, *data.held_out_batches(64, 1000)) for row in sequences(batch)]
+
+
+def sequences(batch: Batch) -> list[list[int]]:
+    assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+    rows: list[list[int]] = torch.cat([batch.inputs, batch.targets[:, -1:]], dim=1).tolist()
     return rows
 
 
@@ -93,20 +98,22 @@ def test_held_out_sequences_are_never_trained_on(tmp_path: Path) -> None:
 
 def test_held_out_batches_stop_at_the_limit(tmp_path: Path) -> None:
     data = load(write(tmp_path / "a.txt", "x" * 8 * 20), held_out=0.5)
-    assert [len(batch) for batch in data.held_out_batches(4, 100)] == [4, 4, 2]
-    assert [len(batch) for batch in data.held_out_batches(4, 1)] == [4]
+    assert [len(batch.inputs) for batch in data.held_out_batches(4, 100)] == [4, 4, 2]
+    assert [len(batch.inputs) for batch in data.held_out_batches(4, 1)] == [4]
 
 
-def test_batches_are_int64_of_the_shape_asked_for(tmp_path: Path) -> None:
+def test_batches_are_int64_and_predict_all_tokens_but_the_first(tmp_path: Path) -> None:
     batch, _ = load(write(tmp_path / "a.txt", "x" * 100)).batch(DataPosition(3), 5)
-    assert (batch.dtype, tuple(batch.shape)) == (torch.int64, (5, 8))
+    assert {(part.dtype, tuple(part.shape)) for part in (batch.inputs, batch.targets)} == {
+        (torch.int64, (5, 7))
+    }
 
 
 def test_the_order_is_frozen(tmp_path: Path) -> None:
     """A resumed run must read on where it stopped, also after an upgrade: this order may never change."""
     data = load(write(tmp_path / "a.txt", "".join(f"{i:08d}" for i in range(10))), held_out=0.2, seed=7)
     batch, _ = data.batch(DataPosition(), 8)
-    order = [int(bytes(row)) for row in batch.tolist()]
+    order = [int(bytes(row)) for row in sequences(batch)]
     assert order == [4, 5, 1, 6, 2, 8, 0, 3]
 
 

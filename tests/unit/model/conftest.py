@@ -6,6 +6,8 @@ import pytest
 import torch
 from support.tiny import make_tiny_llama
 
+from decad.core.batch import Batch
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
@@ -30,6 +32,12 @@ def any_dir(request: pytest.FixtureRequest, tied_dir: Path, untied_dir: Path) ->
 
 
 @pytest.fixture
-def batch() -> torch.Tensor:
+def tokens() -> torch.Tensor:
     """Token ids, int64 [3, 12]."""
     return torch.randint(0, 256, (3, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def batch(tokens: torch.Tensor) -> Batch:
+    """Each of ``tokens`` is to be predicted but for the first of each sequence."""
+    return Batch.next_token(tokens)
