@@ -77,6 +77,10 @@ _SETTINGS = (
     ("--min-peers", "N", "Wait for so many neighbours before the first step.  [default: 0]"),
     ("--interface", "NAME", "Network interface for mDNS, by name or address."),
     ("--overlay", "KIND", "full, ring, exponential or edges:A-B,B-C.  [default: full]"),
+    ("--task", "TASK", "causal-lm or classification; auto: as the model was made for.  [default: auto]"),
+    ("--labels", "A,B,C", "A classifier's classes, in order.  [default: those that the model names]"),
+    ("--blocks", "HOW", "layers, sublayers, a number, or NAME=PATTERN,...;NAME=...  [default: layers]"),
+    ("--freeze", "PATTERNS", "Parameters that stay as they are, such as model.embed_tokens or **.bias."),
     ("--inner-steps", "N", "Steps of one block phase (R).  [default: 20]"),
     ("--order", "ORDER", "descending, ascending or shuffled.  [default: descending]"),
     ("--lr", "RATE", "Peak learning rate.  [default: 1e-4]"),
@@ -91,6 +95,7 @@ _SETTINGS = (
     ("--eval-every", "N", "Steps between evaluations; 0: every round.  [default: 0]"),
     ("--seq-len", "N", "Tokens of a sequence.  [default: 512]"),
     ("--batch-size", "N", "Sequences of a step.  [default: 4]"),
+    ("--micro-batch", "N", "Sequences of one pass; a batch is taken in such parts. 0: all.  [default: 0]"),
     ("--seed", "N", "Of the visiting order and the data's order.  [default: 0]"),
     ("--device", "NAME", "auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
     ("--dtype", "NAME", "auto, float32 or bfloat16.  [default: auto]"),
@@ -100,6 +105,10 @@ _SETTINGS = (
 )
 _SWITCHES = (
     ("--mdns/--no-mdns", "Find peers by multicast DNS.  [default: mdns]"),
+    (
+        "--gradient-checkpointing/--no-gradient-checkpointing",
+        "Keep less in memory and compute it twice.  [default: no]",
+    ),
     ("--insecure", "Allow links beyond this machine though they are not encrypted."),
 )
 

@@ -157,7 +157,7 @@ class Exchange:
             block=self._block,
             degree=step.round.degree,
             sequence=coding.encoder.sequence,
-            full=coding.encoder.full_only,
+            full=coding.encoder.full_only or coding.encoder.sequence == 0,
             updates=updates,
             chunks=len(self._pieces),
             extents=tuple(sorted(coding.sizes.items())),

@@ -32,7 +32,7 @@ class Parcel:
     """One step's message to all neighbours, packed chunk by chunk when the first of them needs it."""
 
     header: messages.BlockHeader
-    """As for a message of changes; `Outbox` sends it as a full one where it must."""
+    """As for most neighbours; `Outbox` sends a message of changes as a full one where it must."""
     encoder: Encoder
     pieces: tuple[Piece, ...]
     readers: int
@@ -42,7 +42,7 @@ class Parcel:
 
     def part(self, number: int, full: bool) -> Part:
         """Chunk ``number``; one reader takes each once."""
-        if full and not self.encoder.full_only:
+        if full != self.header.full:
             return self._pack(number, full)
         if number not in self._packed:
             self._packed[number] = self._pack(number, full), self.readers
@@ -98,7 +98,7 @@ class Outbox:
     async def _deliver(self, channel: Channel, parcel: Parcel, phase: int) -> None:
         sequence = parcel.header.sequence
         follows = self._decodable == (phase, sequence - 1)
-        full = parcel.encoder.full_only or self._asked or not follows
+        full = parcel.header.full or self._asked or not follows
         self._decodable, self._asked = None, False
         await self._send(channel, messages.header(parcel.header._replace(full=full)), 0, Section.BLOCK)
         for number, piece in enumerate(parcel.pieces):

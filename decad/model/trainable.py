@@ -253,7 +253,7 @@ def _keep_inputs_alone(directory: Path, module: Any) -> None:
             f"The architecture of {directory} has no gradient checkpointing. Leave --gradient-checkpointing out, and "
             "give a smaller --micro-batch where memory is short."
         )
-    module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    module.activation_checkpointing_enable()
     for layer in module.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             # It is for training only, and so is dropout, which stays off: of these modules alone, not of their parts.

@@ -39,7 +39,12 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 256,
     "pad_token_id": 257,
 }
-_GATED: dict[str, Any] = {**_COMMON, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 512}
+_GATED: dict[str, Any] = {
+    **_COMMON,
+    "intermediate_size": 48,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
 _ENCODER: dict[str, Any] = {**_COMMON, "intermediate_size": 48, "max_position_embeddings": 512}
 
 CAUSAL: dict[str, Callable[[], Any]] = {

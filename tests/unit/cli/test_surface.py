@@ -54,7 +54,7 @@ def test_every_command_and_every_option_is_explained(path: tuple[str, ...]) -> N
 
 def test_the_defaults_in_the_help_are_those_of_the_settings() -> None:
     fields = {**RunSpec.model_fields, **PeerConfig.model_fields}
-    in_words = {"config", "state_dir", "name", "steps", "mdns"}
+    in_words = {"config", "state_dir", "name", "steps", "mdns", "labels", "gradient_checkpointing"}
     for option in cli.commands["start"].params:
         name, help_ = option.name or "", getattr(option, "help", "")
         if "[default: " in help_ and name not in in_words:

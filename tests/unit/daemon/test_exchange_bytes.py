@@ -62,7 +62,7 @@ async def test_counters_match_the_closed_forms(
         for step in range(3):
             assert all(not p.missing for p in await peers.step(step, gradients))
         a = peers.nodes["a"]
-        expected = added([foretold(a, step, full=False, neighbours=2) for step in range(3)])
+        expected = added([foretold(a, step, full=step == 0, neighbours=2) for step in range(3)])
         assert a.sent == expected
         # Every node sends as much, so a receives what it sends.
         assert a.received == expected
@@ -76,8 +76,8 @@ async def test_a_full_message_of_changes_matches_its_closed_form() -> None:
         await peers.step(0)
         a.exchange.asked(a.links["b"], phase=0)
         await peers.step(1)
-        assert a.sent == added([foretold(a, 0, False, 1), foretold(a, 1, True, 1)])
-        assert b.sent == added([foretold(b, 0, False, 1), foretold(b, 1, False, 1)])
+        assert a.sent == added([foretold(a, 0, True, 1), foretold(a, 1, True, 1)])
+        assert b.sent == added([foretold(b, 0, True, 1), foretold(b, 1, False, 1)])
         assert a.received == b.sent
         assert b.received == a.sent
 
@@ -91,7 +91,9 @@ async def test_an_ask_of_a_phase_that_has_passed_costs_nothing() -> None:
         a = peers.nodes["a"]
         a.exchange.asked(a.links["b"], phase=0)
         await peers.step(2)
-        assert a.sent.block == 2 * BLOCK.numel
+        await peers.step(3)
+        # The first of the phase whole, the second as changes.
+        assert a.sent.block == 4 * BLOCK.numel + 2 * BLOCK.numel
 
 
 async def test_each_neighbour_has_its_own_figures() -> None:

@@ -97,6 +97,14 @@ class Sender:
                 run.cancel()
             await asyncio.gather(*runs, return_exceptions=True)
 
+    async def begin(self) -> None:
+        """The phase's first message, which goes in full to all."""
+        await self.send(0)
+        for channel in self.channels:
+            channel.sent.clear()
+        self.delivered.clear()
+        self.encoder.packed.clear()
+
     def parcel(self, step: int) -> Parcel:
         self.encoder.encode({Section.BLOCK: torch.full((ELEMENTS,), float(step))})
         pieces: tuple[Piece, ...] = cut({Section.BLOCK: ELEMENTS}, self.encoder.chunk_elements)
@@ -106,7 +114,7 @@ class Sender:
             block=0,
             degree=len(self.boxes),
             sequence=self.encoder.sequence,
-            full=self.encoder.full_only,
+            full=self.encoder.full_only or self.encoder.sequence == 0,
             updates=1,
             chunks=len(pieces),
             extents=((Section.BLOCK, ELEMENTS),),
@@ -136,9 +144,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
-async def test_a_message_is_packed_once_and_every_neighbour_gets_the_same_bytes(encoding: str) -> None:
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_message_is_packed_once_and_every_neighbour_gets_the_same_bytes(
+    first: bool, encoding: str
+) -> None:
     sender = Sender(Channel(), Channel(), Channel(), encoding=encoding)
     async with sender.running():
+        if not first:
+            await sender.begin()
         await sender.send(0)
     assert [chunk for chunk, _ in sender.encoder.packed] == [0, 1, 2]
     first = sender.channels[0].sent
@@ -169,18 +182,19 @@ async def test_the_bytes_are_counted_by_section() -> None:
     sender = Sender(channel)
     async with sender.running():
         await sender.send(0)
+        await sender.send(1)
     counter = sender.counters[0]
-    assert counter.block == 2 * ELEMENTS
+    assert counter.block == 4 * ELEMENTS + 2 * ELEMENTS
     assert counter.total == sum(len(message) for message in channel.sent)
 
 
-async def test_changes_follow_one_another() -> None:
+async def test_changes_follow_a_first_message_in_full() -> None:
     channel = Channel()
     sender = Sender(channel)
     async with sender.running():
         for step in range(3):
             await sender.send(step)
-    assert channel.headers == [(0, False), (1, False), (2, False)]
+    assert channel.headers == [(0, True), (1, False), (2, False)]
 
 
 async def test_fp32_is_always_full() -> None:
@@ -205,33 +219,35 @@ async def test_a_newer_step_replaces_what_has_not_begun() -> None:
 
 
 async def test_a_newer_step_cuts_short_what_has_begun() -> None:
-    channel = Channel(credit=2)
+    channel = Channel(credit=4 + 2)
     sender = Sender(channel)
     async with sender.running():
-        sender.put(0)
-        await settled()
+        await sender.begin()
         sender.put(1)
+        await settled()
+        sender.put(2)
         channel.allow()
         await settled()
-        await sender.send(2)
-    assert channel.headers == [(0, False), (1, True), (2, False)]
+        await sender.send(3)
+    assert channel.headers == [(1, False), (2, True), (3, False)]
     # A header and a chunk; the second chunk was under way when the step ended.
     assert len(channel.sent) == 3 + 4 + 4
-    assert sender.delivered == [1, 2]
+    assert sender.delivered == [2, 3]
 
 
 async def test_a_dropped_message_is_not_sent_on_and_the_next_goes_in_full() -> None:
-    channel = Channel(credit=2)
+    channel = Channel(credit=4 + 2)
     sender = Sender(channel)
     async with sender.running():
-        sender.put(0)
+        await sender.begin()
+        sender.put(1)
         await settled()
         sender.drop()
         channel.allow()
         await settled()
         assert len(channel.sent) == 3
-        await sender.send(1)
-    assert channel.headers == [(0, False), (1, True)]
+        await sender.send(2)
+    assert channel.headers == [(1, False), (2, True)]
 
 
 async def test_a_message_dropped_after_its_last_chunk_was_delivered() -> None:
@@ -244,18 +260,18 @@ async def test_a_message_dropped_after_its_last_chunk_was_delivered() -> None:
         channel.allow()
         await settled()
         await sender.send(1)
-    assert channel.headers == [(0, False), (1, False)]
+    assert channel.headers == [(0, True), (1, False)]
     assert sender.delivered == [0, 1]
 
 
-async def test_a_new_phase_begins_with_number_0_and_needs_no_full_message() -> None:
+async def test_a_new_phase_begins_in_full() -> None:
     channel = Channel()
     sender = Sender(channel)
     async with sender.running():
         await sender.send(0, phase=0)
         sender.encoder = CountingEncoder("bf16-delta")
         await sender.send(1, phase=1)
-    assert channel.headers == [(0, False), (1, False)]
+    assert channel.headers == [(0, True), (1, True)]
 
 
 async def test_the_same_number_of_another_phase_does_not_follow() -> None:
@@ -266,7 +282,7 @@ async def test_the_same_number_of_another_phase_does_not_follow() -> None:
         sender.encoder = CountingEncoder("bf16-delta")
         sender.parcel(1)  # number 0 of the new phase went to nobody
         await sender.send(2, phase=1)
-    assert channel.headers == [(0, False), (2, True)]
+    assert channel.headers == [(0, True), (2, True)]
 
 
 async def test_after_an_ask_this_message_goes_again_in_full() -> None:
@@ -280,8 +296,8 @@ async def test_after_an_ask_this_message_goes_again_in_full() -> None:
         await settled()
         sender.drop()
         await sender.send(2)
-    assert asking.headers == [(0, False), (1, False), (1, True), (2, False)]
-    assert other.headers == [(0, False), (1, False), (2, False)]
+    assert asking.headers == [(0, True), (1, False), (1, True), (2, False)]
+    assert other.headers == [(0, True), (1, False), (2, False)]
 
 
 async def test_after_an_ask_between_two_steps_the_next_message_goes_in_full() -> None:
@@ -293,19 +309,20 @@ async def test_after_an_ask_between_two_steps_the_next_message_goes_in_full() ->
         await settled()
         await sender.send(1)
         await sender.send(2)
-    assert channel.headers == [(0, False), (1, True), (2, False)]
+    assert channel.headers == [(0, True), (1, True), (2, False)]
 
 
 async def test_an_ask_in_mid_message_is_answered_after_it() -> None:
-    channel = Channel(credit=2)
+    channel = Channel(credit=4 + 2)
     sender = Sender(channel)
     async with sender.running():
-        sender.put(0)
+        await sender.begin()
+        sender.put(1)
         await settled()
         sender.boxes[0].forget()
         channel.allow()
         await settled()
-    assert channel.headers == [(0, False), (0, True)]
+    assert channel.headers == [(1, False), (1, True)]
 
 
 async def test_an_idle_outbox_holds_no_block() -> None:
