@@ -197,6 +197,33 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
     export_to(directory, state_dir, model, dtype)
 
 
+@cli.command()
+@MODEL
+@click.option("--blocks", default="layers", show_default=True, help="As for `decad start`.")
+@click.option(
+    "--freeze", default="", help="Patterns of parameters that are not trained, separated by commas."
+)
+@click.option("--task", default="auto", show_default=True, help="auto, causal-lm or classification.")
+@click.option("--labels", default="", help="A classifier's classes, separated by commas.")
+@click.option("--moments", default="rowwise", show_default=True, help="Moment rule: some send more.")
+@click.option("--encoding", default="fp32", show_default=True, help="fp32 or bf16-delta.")
+@click.option("--neighbours", default=1, show_default=True, help="Whose copies bf16-delta keeps.")
+@click.option("--seq-len", default=512, show_default=True, help="Tokens of a sequence.")
+@click.option("--batch-size", default=4, show_default=True, help="Sequences of a forward and backward pass.")
+@click.option("--gradient-checkpointing", is_flag=True, help="As for `decad start`.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@JSON
+def blocks(model: Path, as_json: bool, **options: Any) -> None:
+    """How a model is divided into blocks, what each sends a step, and the memory that training it takes.
+
+    Reads config.json alone: the weights need not be there. Nothing is trained and nobody is met.
+    """
+    from decad.cli.blocks import show_blocks
+
+    show_blocks(model, options, as_json)
+
+
 @cli.command("eval")
 @MODEL
 @click.option("--data", required=True, help="Text files or directories, separated by commas.")

@@ -121,13 +121,15 @@ def load_module(directory: Path, dtype: torch.dtype | Literal["auto"], spec: Run
 
 
 def empty_module(directory: Path, dtype: torch.dtype, spec: RunSpec) -> Any:
-    """The model without its weights, on the ``meta`` device: its structure alone. Raises ModelError."""
+    """The model's structure, with fresh weights; nothing of its files but config.json is read. Raises ModelError.
+
+    For use under a `FakeTensorMode` or with the ``meta`` device as the default, where weights take no memory.
+    """
     quiet_transformers()
     read_config(directory)
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, **_head_settings(spec))
-        with torch.device("meta"):
-            module = _CLASSES[spec.task].from_config(config, dtype=dtype)
+        module = _CLASSES[spec.task].from_config(config, dtype=dtype)
     except Exception as error:
         raise ModelError(f"{directory} describes no model for {spec.task}: {first_line(error)}.") from error
     return module.train(False).requires_grad_(False)

@@ -33,13 +33,16 @@ class Objective(Protocol):
 class NextToken:
     """Cross entropy of every token given those before it."""
 
-    def __init__(self, module: Any) -> None:
-        """``module``: a transformers causal language model with its weights."""
+    def __init__(self, module: Any, whole: bool | None = None) -> None:
+        """``module``: a transformers causal language model with its weights.
+
+        ``whole``: whether the architecture makes its logits in a way of its own, so that they are all held at once;
+        None finds out.
+        """
         self._module = module
         self._head = module.get_output_embeddings()
         self._cap: float | None = getattr(module.config.get_text_config(), "final_logit_softcapping", None)
-        self._whole = not self._head_makes_the_logits()
-        """Whether the architecture makes its logits in a way of its own: then they are all held at once."""
+        self._whole = not self._head_makes_the_logits() if whole is None else whole
 
     def loss(self, batch: Batch) -> Tensor:
         if self._whole or self._cap is not None:

@@ -96,7 +96,7 @@ class TrainableModel:
                 f"{vocabulary}. They do not belong together: copy both from one source."
             )
         if checkpointing:
-            _keep_inputs_alone(directory, module)
+            keep_inputs_alone(directory, module)
         causal = spec.task == CAUSAL_LM
         objective = NextToken(module) if causal else Classes(module, tokenizer.pad_token_id)
         spec = spec.model_copy(update={"model_hash": base.sha256()})
@@ -149,7 +149,7 @@ class TrainableModel:
             # Experts that no token was sent to, or a pooler that the task does not use, have none.
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
             total += loss.item() * predictions / every
-            flat = _add_up(gradients, block, predictions / every, flat)
+            flat = add_up(gradients, block, predictions / every, flat)
         if flat is None:
             flat = torch.zeros(block.numel, device=self.device)
         return total, flat
@@ -217,7 +217,7 @@ class TrainableModel:
         return self._active
 
 
-def _add_up(gradients: list[Tensor], block: Block, weight: float, flat: Tensor | None) -> Tensor:
+def add_up(gradients: list[Tensor], block: Block, weight: float, flat: Tensor | None) -> Tensor:
     """Add ``weight`` times the parameters' gradients, in slot order, to ``flat``, fp32 [n], and return it.
 
     Empties the list as it goes, to free each early.
@@ -246,7 +246,7 @@ def _chains(plan: BlockPlan) -> Iterator[list[Block]]:
     yield chain
 
 
-def _keep_inputs_alone(directory: Path, module: Any) -> None:
+def keep_inputs_alone(directory: Path, module: Any) -> None:
     """Turn gradient checkpointing on. Raises ConfigError for an architecture without it."""
     if not module.supports_gradient_checkpointing:
         raise ConfigError(

@@ -154,9 +154,9 @@ async def test_a_message_is_packed_once_and_every_neighbour_gets_the_same_bytes(
             await sender.begin()
         await sender.send(0)
     assert [chunk for chunk, _ in sender.encoder.packed] == [0, 1, 2]
-    first = sender.channels[0].sent
-    assert len(first) == 4
-    assert all(channel.sent == first for channel in sender.channels)
+    sent = sender.channels[0].sent
+    assert len(sent) == 4
+    assert all(channel.sent == sent for channel in sender.channels)
     assert sender.delivered == [0, 0, 0]
 
 

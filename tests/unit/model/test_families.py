@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,19 @@ def gradients(model: TrainableModel, batch: Batch) -> list[torch.Tensor]:
     return found
 
 
+def saved(work: Callable[[], object]) -> int:
+    """Elements that autograd keeps for the way back."""
+    kept = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(kept)
+
+
 @pytest.mark.parametrize("family", [*CAUSAL, *CLASSIFIERS])
 def test_loads_trains_and_exports(family: str, tmp_path: Path) -> None:
     model, batch = load(family, tmp_path), batch_for(family)
@@ -107,18 +122,15 @@ def test_micro_batches_and_checkpointing_change_no_gradient(family: str, tmp_pat
 def test_checkpointing_keeps_less_for_the_way_back(tmp_path: Path) -> None:
     batch, kept = batch_for("llama"), []
     for checkpointing in (False, True):
-        model, held = load("llama", tmp_path, checkpointing=checkpointing), []
+        model = load("llama", tmp_path, checkpointing=checkpointing)
         model.activate(model.plan[0])
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t, h=held: (h.append(t.numel()), t)[1], lambda t: t
-        ):
-            model._objective.loss(batch)
-        kept.append(sum(held))
+        kept.append(saved(partial(model._objective.loss, batch)))
     assert kept[1] < kept[0] / 2
 
 
 @pytest.mark.parametrize(
-    ("family", "pattern"), [("llama, tied", "**.embed_tokens"), ("bert", "bert.embeddings"), ("mixtral", "model.embed_*")]
+    ("family", "pattern"),
+    [("llama, tied", "**.embed_tokens"), ("bert", "bert.embeddings"), ("mixtral", "model.embed_*")],
 )
 def test_what_is_frozen_stays(family: str, pattern: str, tmp_path: Path) -> None:
     model, batch = load(family, tmp_path, freeze=(pattern,)), batch_for(family)
@@ -171,12 +183,12 @@ class TestHead:
 
     def test_what_to_train_for_must_be_said(self, body: Path) -> None:
         with pytest.raises(
-            ModelError, match="BertModel.*--task causal-lm, or --task classification with --labels"
+            ModelError, match=r"BertModel.*--task causal-lm, or --task classification with --labels"
         ):
             TrainableModel.load(body, CPU, torch.float32)
 
     def test_the_classes_must_be_said(self, body: Path) -> None:
-        with pytest.raises(ConfigError, match="does not say what its classes are.*--labels A,B,C"):
+        with pytest.raises(ConfigError, match=r"does not say what its classes are.*--labels A,B,C"):
             TrainableModel.load(body, CPU, torch.float32, RunSpec(task="classification"))
 
     def test_classes_are_those_that_the_model_names(self, tmp_path: Path) -> None:
