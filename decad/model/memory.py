@@ -121,9 +121,8 @@ def _step(module: Any, objective: Objective, block: Block, batch: Batch) -> int:
         for parameter in parameters:
             parameter.requires_grad_(False)
     head = module.get_output_embeddings()
-    if head is None:
-        return live.peak
-    return live.peak + _loss_bytes(head.weight, any(parameter is head.weight for parameter in parameters))
+    peak: int = live.peak
+    return peak if head is None else peak + _loss_bytes(head.weight, any(parameter is head.weight for parameter in parameters))
 
 
 def _loss_bytes(weight: Tensor, trained: bool) -> int:
@@ -142,7 +141,8 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types 
 
     def __init__(self, there: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now: int = 0
+        self.peak: int = 0
         self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in there)
 
     def __torch_dispatch__(
