@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
+_LIBC = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 KEEP_BELOW_BYTES = 32 << 20
 """Requests below this come from the heap; glibc accepts no more than this."""
@@ -21,7 +22,7 @@ def trim_malloc() -> None:
 
     Since `tune_malloc` keeps it, somebody must, now and then: a link's end leaves holes of some kilobytes.
     """
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    if (trim := getattr(_LIBC, "malloc_trim", None)) is not None:
         trim(ctypes.c_size_t(0))
 
 
@@ -30,7 +31,7 @@ def tune_malloc() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        mallopt = _LIBC.mallopt
     except AttributeError:
         return False
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
