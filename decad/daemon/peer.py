@@ -72,8 +72,8 @@ class Peer:
     ) -> None:
         self._spec, self._config = spec, config
         self._transport = SealedTransport(transport or GrpcTransport())
-        self._load_model = load_model or _load_model
-        self._load_data = load_data or _load_data
+        self._load_model = load_model or load_directory
+        self._load_data = load_data or load_files
         self._tell = tell
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
@@ -356,7 +356,8 @@ async def _restore(model: TrainableModel, checkpoint: Checkpoint, compute: Compu
         await compute.run(model.set_block, index, values)
 
 
-def _load_model(spec: RunSpec, config: PeerConfig, device: torch.device) -> TrainableModel:
+def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> TrainableModel:
+    """The Hugging Face model of the settings. Raises OperatorError."""
     if config.model is None:
         raise ConfigError("There is no model. Give the directory of one, or a module of your own.")
     return TrainableModel.load(
@@ -369,7 +370,8 @@ def _load_model(spec: RunSpec, config: PeerConfig, device: torch.device) -> Trai
     )
 
 
-def _load_data(seed: int, config: PeerConfig, model: TrainableModel) -> Source:
+def load_files(seed: int, config: PeerConfig, model: TrainableModel) -> Source:
+    """The data of the settings. Raises OperatorError."""
     _check_length(config.seq_len, model)
     own = data_seed(seed, config.name)
     data = TextData.load(config.data, model.tokenizer, config.seq_len, config.held_out, own)
