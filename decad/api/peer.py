@@ -93,11 +93,13 @@ class Peer:
         trainable = (
             [] if self._own_module is None else [p for p in self._own_module.parameters() if p.requires_grad]
         )
+        threads = torch.get_num_threads()  # of this thread, which a daemon has for its event loop alone
         try:
             await self._daemon.run()
         except BaseExceptionGroup as group:
             raise first_cause(group) from None
         finally:
+            torch.set_num_threads(threads)
             for parameter in trainable:
                 parameter.requires_grad_(True)
             self._ended = True
@@ -209,12 +211,20 @@ async def _stopped_by_signals(peer: Peer) -> None:
     loop = asyncio.get_running_loop()
     # Python lets nobody but the main thread handle signals.
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def release() -> None:
+        for number, handler in before.items():
+            if loop.remove_signal_handler(number):
+                signal.signal(number, handler)
 
     def stop() -> None:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        release()
         peer.stop()
 
     for number in numbers:
         loop.add_signal_handler(number, stop)
-    await peer.run()
+    try:
+        await peer.run()
+    finally:
+        release()
