@@ -118,6 +118,24 @@ async def test_the_events_of_a_run(tmp_path: Path) -> None:
     ]
 
 
+async def test_two_peers_in_one_program_mix_with_each_other(tmp_path: Path) -> None:
+    taken: dict[str, list[StepTaken]] = {"a": [], "b": []}
+
+    def one(name: str, *known: str) -> Peer:
+        def note(event: Event) -> None:
+            if isinstance(event, StepTaken):
+                taken[name].append(event)
+
+        settings = config(tmp_path / name, 4, name=name, peers=known, min_peers=1)
+        return Peer(SPEC, settings, module=network(), loss=loss, data=examples(), on_event=note)
+
+    async with one("a") as a, one("b", await a.address()):
+        pass
+    for name, other in ("ab", "ba"):
+        # Who is late on a busy machine is missing, and told as that.
+        assert [step.mixed_with + step.missing for step in taken[name]] == [(other,)] * 4
+
+
 async def test_an_evaluation_is_told_with_the_mean_over_the_held_out_examples(tmp_path: Path) -> None:
     module, held_out = network(), examples(20)
     with torch.no_grad():
