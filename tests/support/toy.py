@@ -71,7 +71,9 @@ class ToyModel(TrainableModel):
         self._current = block
         return self._blocks[block.index]
 
-    def gradient(self, batch: Examples, interrupted: Callable[[], bool] = lambda: False) -> tuple[float, Tensor]:
+    def gradient(
+        self, batch: Examples, interrupted: Callable[[], bool] = lambda: False
+    ) -> tuple[float, Tensor]:
         assert self._current is not None
         apart = self._blocks[self._current.index] - self.target
         return float(apart.square().mean() / 2), apart
