@@ -130,9 +130,9 @@ class PeerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Path
+    model: Path | None = None
     """Hugging Face directory of the base model: config.json, tokenizer, safetensors."""
-    data: Annotated[tuple[Path, ...], Field(min_length=1)]
+    data: Annotated[tuple[Path, ...], Field(min_length=1)] = ()
     """Text files or directories of them. Private: they never leave this process."""
     state_dir: Path
     """Identity, checkpoints and the control socket of this peer."""
@@ -179,6 +179,8 @@ class PeerConfig(BaseModel):
         return value
 
 
+NEEDED_SETTINGS = ("model", "data")
+"""Without which no daemon starts; a program may have a model and data of its own."""
 KNOWN_SETTINGS = (RunSpec.model_fields.keys() | PeerConfig.model_fields.keys()) - MEASURED_FIELDS
 
 
@@ -218,17 +220,17 @@ def load_settings(
             merged[key] = _listed(key, value) if isinstance(value, str) else value
             source[key] = named
     merged.setdefault("state_dir", default_state_dir())
+    for key in NEEDED_SETTINGS:
+        if key not in merged:
+            raise ConfigError(
+                f"{key} is not set. Give --{key}, set DECAD_{key.upper()}, or write {key} = ... in decad.toml."
+            )
     try:
         spec = RunSpec(**{k: v for k, v in merged.items() if k in RunSpec.model_fields})
         peer = PeerConfig(**{k: v for k, v in merged.items() if k in PeerConfig.model_fields})
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "settings"
-        if first["type"] == "missing":
-            raise ConfigError(
-                f"{key} is not set. Give --{key.replace('_', '-')}, set DECAD_{key.upper()}, "
-                f"or write {key} = ... in decad.toml."
-            ) from None
         raise ConfigError(
             f"{source.get(key, key)} = {_shown(merged.get(key))} is not accepted: {_reason(first['msg'])}."
         ) from None

@@ -90,3 +90,11 @@ class InternalError(DecadError):
     """A bug in decad."""
 
     exit_code = 70
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """``error``, or what a group of errors is about: the first of decad's own in it, else the first of all."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [first_cause(inner) for inner in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, DecadError)), leaves[0])

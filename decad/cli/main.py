@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from decad import __version__
-from decad.errors import ConfigError, DecadError, InternalError
+from decad.errors import ConfigError, DecadError, InternalError, first_cause
 from decad.paths import default_state_dir
 
 
@@ -339,7 +339,7 @@ def main() -> None:
     except (KeyboardInterrupt, Exception, BaseExceptionGroup) as raised:
         if debug:
             traceback.print_exception(raised)
-        cause = _first(raised)
+        cause = first_cause(raised)
         if isinstance(cause, KeyboardInterrupt):
             sys.exit(130)
         if not isinstance(cause, DecadError):
@@ -349,14 +349,6 @@ def main() -> None:
             )
         click.echo(f"decad: {cause}", err=True)
         sys.exit(cause.exit_code)
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first of decad's own errors in a group, else the first of all."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = [_first(inner) for inner in error.exceptions]
-    return next((leaf for leaf in leaves if isinstance(leaf, DecadError)), leaves[0])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 IGNORED = -100
 """A target that is none: torch's own default for cross entropy."""
+
+
+class Examples(Protocol):
+    """What the training needs of a batch, whatever is in it."""
+
+    @property
+    def predictions(self) -> int:
+        """What the mean loss is the mean of."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """What the speed is told in."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same on ``device``."""
+        ...
+
+    def split(self, size: int) -> Sequence[Self]:
+        """In parts of at most ``size`` examples; 0: as it is."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -73,5 +96,7 @@ class Score(NamedTuple):
 
     def plus(self, other: Score) -> Score:
         """Of both together."""
+        if not (self.predictions and other.predictions):
+            return self if self.predictions else other
         both = None if self.correct is None or other.correct is None else self.correct + other.correct
         return Score(self.loss + other.loss, self.predictions + other.predictions, both)

@@ -18,6 +18,7 @@ from decad.daemon.admission import Terms
 from decad.daemon.compute import ComputeThread
 from decad.daemon.control import control_service
 from decad.daemon.device import choose_device, choose_dtype
+from decad.daemon.events import Listener, Listening, nobody
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation
 from decad.daemon.network import Network
@@ -25,6 +26,7 @@ from decad.daemon.progress import Activity, Notices, Progress
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
 from decad.daemon.watchdog import Watchdog
+from decad.data.source import Source
 from decad.data.text import TextData, data_seed
 from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
@@ -52,6 +54,8 @@ POLL_S = 0.2
 
 
 ModelLoader = Callable[[RunSpec, PeerConfig, torch.device], TrainableModel]
+DataLoader = Callable[[int, PeerConfig, TrainableModel], Source]
+"""(the run's seed, settings, model) -> data; called again when the run turns out to have another seed."""
 
 
 class Peer:
@@ -63,14 +67,18 @@ class Peer:
         config: PeerConfig,
         transport: Transport | None = None,
         load_model: ModelLoader | None = None,
+        load_data: DataLoader | None = None,
+        tell: Listener = nobody,
     ) -> None:
         self._spec, self._config = spec, config
         self._transport = SealedTransport(transport or GrpcTransport())
-        self._load_model = load_model or _load_model
+        self._load_model = load_model or load_directory
+        self._load_data = load_data or load_files
+        self._tell = tell
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
         self._board: StatusBoard | None = None
-        self._progress, self._notices = Progress(), Notices()
+        self._progress, self._notices = Progress(tell), Notices(tell)
         self.abandoned = False
         """Whether the compute thread is left with a call that nobody waits for: stopped while loading or in a step."""
 
@@ -94,7 +102,7 @@ class Peer:
                 Watchdog(lambda: self._progress.pulse, lambda: self._progress.patience_s, self._stuck),
             ):
                 async with control_service(
-                    control_socket(config.state_dir), self._status, self.stop, self._save
+                    control_socket(config.state_dir), self.status, self.stop, self._save
                 ):
                     await self._load_and_train(device, compute)
         finally:
@@ -117,27 +125,19 @@ class Peer:
 
     async def _load(
         self, device: torch.device, compute: ComputeThread
-    ) -> tuple[TrainableModel, TextData, CheckpointStore, Checkpoint | None, Terms]:
+    ) -> tuple[TrainableModel, Source, CheckpointStore, Checkpoint | None, Terms]:
         config = self._config
         self._progress.waiting_for = "the checkpoint to be read"
         store = CheckpointStore(config.state_dir)
         checkpoint = await compute.run(store.load)
-        log.info("loading %s", config.model)
-        self._progress.waiting_for = f"the model {config.model} to be loaded"
+        log.info("loading %s", config.model or "the model")
+        self._progress.waiting_for = f"the model {config.model or ''} to be loaded"
         asked = _as_before(self._spec, checkpoint)
         model = await compute.run(self._load_model, asked, config, device)
         spec = model.spec
-        _check_length(config.seq_len, model)
+        log.info("%d blocks, %.1f M parameters", len(model.plan), model.plan.numel / 1e6)
         self._progress.waiting_for = "the data to be read"
-        data = await compute.run(self._load_data, spec.seed, model)
-        log.info(
-            "%d blocks, %.1f M parameters; %d sequences of %d tokens to train on, %d held out",
-            len(model.plan),
-            model.plan.numel / 1e6,
-            data.train_sequences,
-            config.seq_len,
-            data.held_out,
-        )
+        data = await compute.run(self._load_data, spec.seed, config, model)
         terms = _terms(spec, checkpoint, config)
         if checkpoint is not None:
             await _restore(model, checkpoint, compute)
@@ -152,7 +152,7 @@ class Peer:
         device: torch.device,
         compute: ComputeThread,
         model: TrainableModel,
-        data: TextData,
+        data: Source,
         store: CheckpointStore,
         checkpoint: Checkpoint | None,
         terms: Terms,
@@ -190,6 +190,7 @@ class Peer:
         await network.listen()
         try:
             log.info("peer %s listens on %s", identity.peer_id[:8], network.listening)
+            self._tell(Listening(network.listening))
             if hidden := _half_hidden(config):
                 network.notice(hidden)
             async with _beside(network.run(), _report(board)):
@@ -200,7 +201,7 @@ class Peer:
                     else:
                         network.freeze()
                         if terms.spec.seed != seed:
-                            data = await compute.run(self._load_data, terms.spec.seed, model)
+                            data = await compute.run(self._load_data, terms.spec.seed, config, model)
                         self._trainer = Trainer(
                             terms.spec,
                             terms.set_fields,
@@ -223,11 +224,6 @@ class Peer:
                     raise
         finally:
             await self._transport.close()
-
-    def _load_data(self, seed: int, model: TrainableModel) -> TextData:
-        config = self._config
-        own = data_seed(seed, config.name)
-        return TextData.load(config.data, model.tokenizer, config.seq_len, config.held_out, own)
 
     async def _settle(self, network: Network, resumed: bool) -> None:
         """Wait for the neighbours that can be had before training begins."""
@@ -278,7 +274,8 @@ class Peer:
     def _stuck(self, text: str) -> None:
         self._notices.add(text)
 
-    def _status(self) -> StatusReply:
+    def status(self) -> StatusReply:
+        """What `decad status` is told."""
         if self._board is not None:
             return self._board.reply()
         return loading_reply(self._config, self._spec.run, self._progress, self._notices)
@@ -316,7 +313,7 @@ def run_peer(spec: RunSpec, config: PeerConfig) -> None:
             loop.add_signal_handler(number, stop, number)
         await peer.run()
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main())
         if peer.abandoned:
             # Python would wait for the compute thread, which may be at it for a long time yet.
@@ -324,7 +321,8 @@ def run_peer(spec: RunSpec, config: PeerConfig) -> None:
             os._exit(0)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Of the fastest event loop that there is here; None: asyncio's own."""
     try:
         import uvloop
     except ImportError:  # not made for Windows
@@ -358,7 +356,10 @@ async def _restore(model: TrainableModel, checkpoint: Checkpoint, compute: Compu
         await compute.run(model.set_block, index, values)
 
 
-def _load_model(spec: RunSpec, config: PeerConfig, device: torch.device) -> TrainableModel:
+def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> TrainableModel:
+    """The Hugging Face model of the settings. Raises OperatorError."""
+    if config.model is None:
+        raise ConfigError("There is no model. Give the directory of one, or a module of your own.")
     return TrainableModel.load(
         config.model,
         device,
@@ -367,6 +368,20 @@ def _load_model(spec: RunSpec, config: PeerConfig, device: torch.device) -> Trai
         micro_batch=config.micro_batch,
         checkpointing=config.gradient_checkpointing,
     )
+
+
+def load_files(seed: int, config: PeerConfig, model: TrainableModel) -> Source:
+    """The data of the settings. Raises OperatorError."""
+    _check_length(config.seq_len, model)
+    own = data_seed(seed, config.name)
+    data = TextData.load(config.data, model.tokenizer, config.seq_len, config.held_out, own)
+    log.info(
+        "%d sequences of %d tokens to train on, %d held out",
+        data.train_sequences,
+        config.seq_len,
+        data.held_out,
+    )
+    return data
 
 
 def _as_before(spec: RunSpec, checkpoint: Checkpoint | None) -> RunSpec:
@@ -388,7 +403,8 @@ def _terms(spec: RunSpec, checkpoint: Checkpoint | None, config: PeerConfig) -> 
     if isinstance(verdict, Refuse):
         if any(f.field == "model_hash" for f in verdict.fields):
             raise StateError(
-                f"The checkpoint in {config.state_dir} was trained from another base model than {config.model}. "
+                f"The checkpoint in {config.state_dir} was trained from another base model than "
+                f"{config.model or 'the module as it is now'}. "
                 "Start with the one that it had, or give another directory with --state-dir to begin anew."
             )
         listed = "; ".join(f"{f.field} is {f.mine} now and was {f.theirs}" for f in verdict.fields)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import fmean
 
+from decad.daemon.events import Listener, Noticed, nobody
+
 SMOOTHED = 20
 """Steps over which loss and times are averaged."""
 NOTICES_KEPT = 50
@@ -33,6 +35,8 @@ class Activity(StrEnum):
 class Progress:
     """Live figures; times in seconds."""
 
+    tell: Listener = nobody
+    """Of what changes them."""
     activity: Activity = Activity.STARTING
     waiting_for: str = ""
     step: int = 0
@@ -97,7 +101,8 @@ class Progress:
 class Notices:
     """What went wrong and was survived, newest last, and each text once: (monotonic time, text)."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Listener = nobody) -> None:
+        self._tell = tell
         self.entries: deque[tuple[float, str]] = deque(maxlen=NOTICES_KEPT)
 
     def add(self, text: str) -> bool:
@@ -106,4 +111,6 @@ class Notices:
         for entry in older:
             self.entries.remove(entry)
         self.entries.append((time.monotonic(), text))
+        if not older:
+            self._tell(Noticed(text))
         return not older

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from functools import reduce
 from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
 
 from decad.config import PeerConfig, RunSpec
 from decad.core.batch import Score
 from decad.core.schedule import Position, Schedule, learning_rate
 from decad.daemon.compute import ComputeThread
+from decad.daemon.events import Evaluated, Finished, PhaseBegun, StepTaken
 from decad.daemon.exchange import Exchange, describe
 from decad.daemon.fetch import Donation, FetchPort
 from decad.daemon.gathering import Gathering
@@ -23,7 +26,7 @@ from decad.daemon.progress import Activity, Notices, Progress
 from decad.daemon.replica import Replica
 from decad.daemon.saver import Saver
 from decad.data.position import DataPosition
-from decad.data.text import TextData
+from decad.data.source import Source
 from decad.errors import OperatorError, StateError
 from decad.membership.table import Stage
 from decad.model.trainable import TrainableModel
@@ -66,7 +69,7 @@ class Trainer:
         set_fields: frozenset[str],
         config: PeerConfig,
         model: TrainableModel,
-        data: TextData,
+        data: Source,
         compute: ComputeThread,
         exchange: Exchange,
         network: Surroundings,
@@ -119,6 +122,8 @@ class Trainer:
                 self._skip_ahead()
                 if (entered := await self._replica.enter(self.position)) is not None:
                     self._exchange.begin_phase(self.position.phase, entered.block.index, entered.coding)
+                    here, block = self.position, entered.block
+                    self.progress.tell(PhaseBegun(here.step, here.round, block.index, block.name))
                 if self._due_evaluation():
                     await self._evaluate()
                 await self._step()
@@ -144,6 +149,7 @@ class Trainer:
         else:  # a checkpoint of nothing would only pin the settings of the next start
             log.info("%s before it took a step: there is nothing to save", why)
         await self._saver.answer(self._save)
+        self.progress.tell(Finished(self.progress.step, stopped=not self._finished()))
 
     async def save(self) -> int:
         """Have a checkpoint written at the end of the current step; returns its step. Raises StateError."""
@@ -165,16 +171,14 @@ class Trainer:
         step = progress.step
         progress.activity, progress.learning_rate = Activity.TRAINING, self._rule.rate(step)
         self._network.announce(step, Stage.TRAINING)
-        self._exchange.open(step, self._neighbourhood.edges())
-        batch, following = self._data.batch(self._position, self._config.batch_size)
+        neighbours = self._neighbourhood.edges()
+        self._exchange.open(step, neighbours)
         begun = loop.time()
-        computed = await self._unless_stopped(
-            self._compute.run(self._model.gradient, batch, self._stopping.is_set)
-        )
+        computed = await self._unless_stopped(self._compute.run(self.gradient))
         if computed is None:
             self._exchange.abandon()
             return
-        loss, gradient = computed
+        loss, gradient, tokens, following = computed
         del computed
         async with self._replica.whole_steps:
             accumulators = await self._compute.run(active.half_step, gradient, step)
@@ -189,16 +193,27 @@ class Trainer:
             proceed, mixer = await mixing
             await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()
-            progress.stepped(loss, batch.tokens, half - begun, now - half, not proceed.missing)
+            progress.stepped(loss, tokens, half - begun, now - half, not proceed.missing)
             self._tell_missing(step, describe(proceed, self._neighbourhood.name_of))
             self._position = following
             progress.step = step + 1
+            mixed, missing = self._names(neighbours.difference(proceed.missing)), self._names(proceed.missing)
+            progress.tell(StepTaken(step, loss, mixed, missing))
             if progress.step % self.spec.inner_steps == 0:
                 await self._replica.leave()
         if progress.step % self.spec.inner_steps == 0:
             self._saver.due()
         if self._saver.may_begin:
             await self._begin_save()
+
+    def gradient(self) -> tuple[float, Tensor, int, DataPosition]:
+        """Of the next batch, on the compute thread: mean loss, gradient, tokens, and where the data goes on."""
+        batch, following = self._data.batch(self._position, self._config.batch_size)
+        loss, gradient = self._model.gradient(batch, self._stopping.is_set)
+        return loss, gradient, batch.tokens, following
+
+    def _names(self, peers: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(map(self._neighbourhood.name_of, peers)))
 
     async def _unless_stopped(self, doing: Coroutine[Any, Any, T]) -> T | None:
         """The result of what may be left half done; None when the daemon is stopped first, whatever it is at."""
@@ -244,17 +259,22 @@ class Trainer:
         if self.progress.step == self.progress.held_out_step and not math.isnan(self.progress.held_out_loss):
             return
         self.progress.activity = Activity.EVALUATING
+        batches = self._data.held_out_batches(self._config.batch_size, self._config.eval_batches)
+
+        def evaluate() -> Score | None:
+            batch = next(batches, None)
+            return None if batch is None else self._model.evaluate(batch)
+
         scores = []
-        for batch in self._data.held_out_batches(self._config.batch_size, self._config.eval_batches):
-            if (score := await self._unless_stopped(self._compute.run(self._model.evaluate, batch))) is None:
-                return
+        while (score := await self._unless_stopped(self._compute.run(evaluate))) is not None:
             scores.append(score)
-        if not scores or not (whole := reduce(Score.plus, scores)).predictions:
+        if self._stopping.is_set() or not scores or not (whole := reduce(Score.plus, scores)).predictions:
             return
         self.progress.held_out_loss, self.progress.held_out_step = whole.mean, self.progress.step
         if math.isnan(self.progress.first_held_out_loss):
             self.progress.first_held_out_loss = whole.mean
         accuracy = "" if whole.accuracy is None else f", accuracy {whole.accuracy:.1%}"
+        self.progress.tell(Evaluated(self.progress.step, whole.mean, whole.accuracy))
         log.info("step %d: held-out loss %.4f%s", self.progress.step, whole.mean, accuracy)
 
     # -- joining --------------------------------------------------------------------------------------------

@@ -19,13 +19,14 @@ _OPTIONS = LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
 
 
 class Objective(Protocol):
-    """A batch lies on the model's device. It has at least one target that counts."""
+    """A batch lies on the model's device, and is of the kind that the objective is made for. It has at least one
+    prediction."""
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean cross entropy over the batch's predictions: a scalar with its graph."""
+    def loss(self, batch: Any) -> Tensor:
+        """Mean loss over the batch's predictions: a scalar with its graph."""
         ...
 
-    def score(self, batch: Batch) -> Score:
+    def score(self, batch: Any) -> Score:
         """The same in a form that can be added up over batches, without a graph."""
         ...
 

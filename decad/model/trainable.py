@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decad.config import RunSpec
-from decad.core.batch import Batch, Score
+from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
 from decad.errors import ConfigError, InternalError, ModelError
 from decad.model.division import divide
@@ -43,6 +43,9 @@ class TrainableModel:
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
+    module: Any
+    """What is trained, in place."""
+    objective: Objective
 
     def __init__(
         self,
@@ -56,8 +59,8 @@ class TrainableModel:
         """Take over ``module`` (on the host); `load` is the usual way in."""
         self.tokenizer = tokenizer
         self.device = device
-        self._module = module
-        self._objective = objective
+        self.module = module
+        self.objective = objective
         self._micro_batch = micro_batch
         self._parameters = dict(module.named_parameters())  # tied weights once, under the embedding's name
         self.dtype = next(iter(self._parameters.values())).dtype
@@ -105,7 +108,7 @@ class TrainableModel:
     @property
     def context_length(self) -> int:
         """Tokens of the longest sequence that the model was made for."""
-        config = self._module.config.get_text_config()
+        config = self.module.config.get_text_config()
         # RoBERTa's positions begin after its padding token's id.
         reserved = (
             config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
@@ -115,7 +118,7 @@ class TrainableModel:
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding."""
-        return int(self._module.get_input_embeddings().weight.shape[0])
+        return int(self.module.get_input_embeddings().weight.shape[0])
 
     def activate(self, block: Block) -> Tensor:
         """Make ``block`` the trained one and return its fp32 master copy [n] on the device.
@@ -130,7 +133,9 @@ class TrainableModel:
         self._require_grad(block, True)
         return self._active.master
 
-    def gradient(self, batch: Batch, interrupted: Callable[[], bool] = lambda: False) -> tuple[float, Tensor]:
+    def gradient(
+        self, batch: Examples, interrupted: Callable[[], bool] = lambda: False
+    ) -> tuple[float, Tensor]:
         """Mean loss over the predictions of ``batch`` (on the host) and its gradient in the active block, fp32 [n].
 
         The gradient is a fresh tensor that belongs to the caller. Comes back at the next micro-batch, with what it has,
@@ -145,7 +150,7 @@ class TrainableModel:
                 break
             if not (predictions := part.predictions):
                 continue  # a mean over nothing is not a number
-            loss = self._objective.loss(part.to(self.device))
+            loss = self.objective.loss(part.to(self.device))
             # Experts that no token was sent to, or a pooler that the task does not use, have none.
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
             total += loss.item() * predictions / every
@@ -183,11 +188,11 @@ class TrainableModel:
             raise InternalError(f"{self._active.block.name} is active: write its master instead")
         self._flat[index].copy_(flat)
 
-    def evaluate(self, batch: Batch) -> Score:
+    def evaluate(self, batch: Examples) -> Score:
         """How well the model does on ``batch`` (on the host)."""
         parts = [part for part in batch.split(self._micro_batch) if part.predictions]
-        scores = [self._objective.score(part.to(self.device)) for part in parts]
-        return reduce(Score.plus, scores, Score(0.0, 0, None if batch.targets.dim() > 1 else 0))
+        scores = [self.objective.score(part.to(self.device)) for part in parts]
+        return reduce(Score.plus, scores, Score(0.0, 0))
 
     def _gather(self) -> list[Tensor]:
         """One flat vector a block, of which the parameters become views. A parameter's rows stay together in memory

@@ -12,13 +12,14 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from decad import errors
-from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec
+from decad.config import MEASURED_FIELDS, NEEDED_SETTINGS, PeerConfig, RunSpec
 
 HERE = Path(__file__).resolve().parent
 OPERATORS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -40,7 +41,7 @@ def default_of(name: str, info: FieldInfo) -> str:
     """What the setting is when nobody sets it."""
     if name == "state_dir":  # filled in by load_settings, since it depends on the machine
         return "`$XDG_STATE_HOME/decad`, else `~/.local/state/decad`"
-    if info.is_required():
+    if name in NEEDED_SETTINGS:
         return "must be set"
     if info.default in ("", ()):
         return "empty"
@@ -54,6 +55,8 @@ def values_of(info: FieldInfo) -> str:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
         return "list"
+    if get_origin(kind) is UnionType:  # a path, or none
+        (kind,) = set(get_args(kind)) - {NoneType}
     name = {Path: "path", str: "text", int: "integer", float: "number", bool: "`true`, `false`"}[kind]
     bounds = [
         f"{sign} {limit_of(getattr(part, key))}"

@@ -104,7 +104,7 @@ class SimulatedPeer(Peer):
         model: ToyModel,
         compute: VirtualCompute,
     ) -> None:
-        super().__init__(spec, config, transport, lambda directory, device, dtype: model)
+        super().__init__(spec, config, transport, lambda spec, config, device: model.asked(spec))
         self.progress = self._progress = WatchedProgress(on_step=self._on_step)
         self.model = model
         self.steps: list[Step] = []

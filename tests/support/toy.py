@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decad.config import RunSpec
-from decad.core.batch import Batch, Score
+from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
 from decad.model.trainable import TrainableModel
 
@@ -48,6 +48,11 @@ class ToyModel(TrainableModel):
         self.target = 1 + own * torch.linspace(-1, 1, self._blocks[0].numel())
         self._current: Block | None = None
 
+    def asked(self, spec: RunSpec) -> ToyModel:
+        """The model, for a run as ``spec`` says."""
+        self.spec = spec.model_copy(update={"model_hash": "toy", "plan_hash": self.plan.fingerprint})
+        return self
+
     @property
     def context_length(self) -> int:
         return 1 << 20
@@ -66,7 +71,9 @@ class ToyModel(TrainableModel):
         self._current = block
         return self._blocks[block.index]
 
-    def gradient(self, batch: Batch, interrupted: Callable[[], bool] = lambda: False) -> tuple[float, Tensor]:
+    def gradient(
+        self, batch: Examples, interrupted: Callable[[], bool] = lambda: False
+    ) -> tuple[float, Tensor]:
         assert self._current is not None
         apart = self._blocks[self._current.index] - self.target
         return float(apart.square().mean() / 2), apart
@@ -88,7 +95,7 @@ class ToyModel(TrainableModel):
         self._blocks[index].copy_(flat)
         self.fetched[index] = self._remember(index)
 
-    def evaluate(self, batch: Batch) -> Score:
+    def evaluate(self, batch: Examples) -> Score:
         return Score(float((self.values - 1).square().mean() / 2), 1)
 
     def _remember(self, index: int) -> bytes:

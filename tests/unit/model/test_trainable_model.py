@@ -108,12 +108,12 @@ def test_only_the_active_block_gets_gradients(tied_dir: Path, batch: Batch) -> N
     model = load(tied_dir)
     untouched = [model.block(i) for i in (0, 2)]
     model.activate(model.plan[1])
-    required = [name for name, p in model._module.named_parameters() if p.requires_grad]
+    required = [name for name, p in model.module.named_parameters() if p.requires_grad]
     assert sorted(required) == sorted(slot.name for slot in model.plan[1].slots)
     model.gradient(batch)
-    assert all(p.grad is None for p in model._module.parameters())
+    assert all(p.grad is None for p in model.module.parameters())
     model.deactivate(seed=0, step=0)
-    assert not any(p.requires_grad for p in model._module.parameters())
+    assert not any(p.requires_grad for p in model.module.parameters())
     assert all(torch.equal(model.block(i), before) for i, before in zip((0, 2), untouched, strict=True))
 
 
