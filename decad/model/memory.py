@@ -122,7 +122,11 @@ def _step(module: Any, objective: Objective, block: Block, batch: Batch) -> int:
             parameter.requires_grad_(False)
     head = module.get_output_embeddings()
     peak: int = live.peak
-    return peak if head is None else peak + _loss_bytes(head.weight, any(parameter is head.weight for parameter in parameters))
+    return (
+        peak
+        if head is None
+        else peak + _loss_bytes(head.weight, any(parameter is head.weight for parameter in parameters))
+    )
 
 
 def _loss_bytes(weight: Tensor, trained: bool) -> int:

@@ -77,7 +77,7 @@ def saved(work: Callable[[], object]) -> int:
 def test_loads_trains_and_exports(family: str, tmp_path: Path) -> None:
     model, batch = load(family, tmp_path), batch_for(family)
     base = [model.block(block.index) for block in model.plan.blocks]
-    parameters = dict(model._module.named_parameters())
+    parameters = dict(model.module.named_parameters())
     assert sum(block.numel for block in model.plan.blocks) == sum(p.numel() for p in parameters.values())
 
     before = model.evaluate(batch).mean
@@ -94,7 +94,7 @@ def test_loads_trains_and_exports(family: str, tmp_path: Path) -> None:
     auto: Any = AutoModelForCausalLM if family in CAUSAL else AutoModelForSequenceClassification
     exported = auto.from_pretrained(tmp_path / "out")
     with torch.no_grad():
-        ours = model._module(input_ids=batch.inputs).logits
+        ours = model.module(input_ids=batch.inputs).logits
         torch.testing.assert_close(exported(input_ids=batch.inputs).logits, ours, rtol=1e-4, atol=1e-5)
     if family in CLASSIFIERS:
         assert exported.config.id2label == dict(enumerate(LABELS))
@@ -124,7 +124,7 @@ def test_checkpointing_keeps_less_for_the_way_back(tmp_path: Path) -> None:
     for checkpointing in (False, True):
         model = load("llama", tmp_path, checkpointing=checkpointing)
         model.activate(model.plan[0])
-        kept.append(saved(partial(model._objective.loss, batch)))
+        kept.append(saved(partial(model.objective.loss, batch)))
     assert kept[1] < kept[0] / 2
 
 
@@ -134,21 +134,21 @@ def test_checkpointing_keeps_less_for_the_way_back(tmp_path: Path) -> None:
 )
 def test_what_is_frozen_stays(family: str, pattern: str, tmp_path: Path) -> None:
     model, batch = load(family, tmp_path, freeze=(pattern,)), batch_for(family)
-    name = next(n for n, p in model._module.named_parameters() if "embed" in n and p.dim() == 2)
-    before = model._module.get_parameter(name).clone()
+    name = next(n for n, p in model.module.named_parameters() if "embed" in n and p.dim() == 2)
+    before = model.module.get_parameter(name).clone()
     assert all(slot.name != name for block in model.plan.blocks for slot in block.slots)
     for block in model.plan.blocks:
         train(model, batch, block)
-    assert torch.equal(model._module.get_parameter(name), before)
+    assert torch.equal(model.module.get_parameter(name), before)
 
 
 def test_rows_of_an_embedding_train_apart(tmp_path: Path) -> None:
     model, batch = load("llama", tmp_path, blocks="8"), batch_for("llama")
     pieces = [block for block in model.plan.blocks if block.slots[0].name == "model.embed_tokens.weight"]
     assert len(pieces) > 1
-    before = model._module.get_parameter("model.embed_tokens.weight").clone()
+    before = model.module.get_parameter("model.embed_tokens.weight").clone()
     train(model, batch, pieces[1])
-    after = model._module.get_parameter("model.embed_tokens.weight")
+    after = model.module.get_parameter("model.embed_tokens.weight")
     slot = pieces[1].slots[0]
     changed = (after != before).any(dim=1).nonzero().flatten()
     assert len(changed)
@@ -177,7 +177,7 @@ class TestHead:
         assert all(torch.equal(one.block(i), other.block(i)) for i in range(len(one.plan)))
 
     def test_it_is_neither_zero_nor_large(self, body: Path) -> None:
-        head = self.classifier(body)._module.classifier
+        head = self.classifier(body).module.classifier
         assert 0.05 < head.weight.std() < 0.2
         assert head.bias.abs().max() == 0
 
