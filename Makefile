@@ -10,7 +10,7 @@ MODEL  := .demo/SmolLM2-135M-Instruct
 SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration chaos))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak check venv proto bench clean
+.PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak compose-test check venv proto bench dist dist-test clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -50,13 +50,29 @@ bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_step.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_checkpoint.py --model $(MODEL)
 
+compose-test: $(VENV)/.dev ## Run real containers: train, kill one, see it return (skipped without a Docker engine)
+	$(BIN)/python tests/compose/run.py $(if $(BASE),--base $(BASE))
+
+wheelhouse: | $(VENV)/.runtime ## Gather the wheels that deploy/Dockerfile then installs without an index
+	$(PIP) wheel --quiet --wheel-dir $@.part -c constraints.txt torch
+	$(PIP) wheel --quiet --wheel-dir $@.part -c constraints.txt 'hatchling>=1.25' .
+	rm -f $@.part/decad-*.whl
+	mv $@.part $@
+
+dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+dist-test: dist ## Install the wheel in a new environment and go through the quick start there
+	$(BIN)/python tests/packaging/run.py dist
+
 proto: $(VENV)/.dev ## Generate decad/_proto from proto/
 	$(BIN)/python proto/generate.py
 
 venv: $(VENV)/.dev ## Create .venv with everything that development needs
 
 clean: ## Remove .venv, caches and what the demo left
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist wheelhouse wheelhouse.part
 	find decad tests proto deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: what is installed is installed again only when it changed.

@@ -319,6 +319,21 @@ def import_(file: Path, directory: Path, dtype: str) -> None:
     import_model(file, directory, dtype)
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes decad's commands and options in SHELL.
+
+    \b
+    bash:  decad completion bash > ~/.local/share/bash-completion/completions/decad
+    zsh:   decad completion zsh > a file that your .zshrc sources
+    fish:  decad completion fish > ~/.config/fish/completions/decad.fish
+    """
+    from decad.cli.completion import script
+
+    click.echo(script(cli, shell))
+
+
 def main() -> None:
     """Entry point: errors as one paragraph on stderr, and their exit code."""
     debug = "--debug" in sys.argv[1:]

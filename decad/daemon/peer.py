@@ -23,6 +23,7 @@ from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation
 from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
+from decad.daemon.service import ServiceManager
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
 from decad.daemon.watchdog import Watchdog
@@ -69,8 +70,10 @@ class Peer:
         load_model: ModelLoader | None = None,
         load_data: DataLoader | None = None,
         tell: Listener = nobody,
+        service: ServiceManager | None = None,
     ) -> None:
         self._spec, self._config = spec, config
+        self._service = service or ServiceManager()
         self._transport = SealedTransport(transport or GrpcTransport())
         self._load_model = load_model or load_directory
         self._load_data = load_data or load_files
@@ -85,6 +88,7 @@ class Peer:
     def stop(self) -> None:
         """End as soon as the last completed step is saved; `run` then returns."""
         self._progress.activity = Activity.STOPPING
+        self._service.stopping()
         self._stop.set()
         if self._trainer is not None:
             self._trainer.stop()
@@ -99,10 +103,13 @@ class Peer:
             # Before the model is loaded, which may take minutes: what runs can be asked and stopped.
             with (
                 StateLock(config.state_dir),
-                Watchdog(lambda: self._progress.pulse, lambda: self._progress.patience_s, self._stuck),
+                Watchdog(
+                    lambda: self._progress.pulse, lambda: self._progress.patience_s, self._stuck
+                ) as watchdog,
             ):
-                async with control_service(
-                    control_socket(config.state_dir), self.status, self.stop, self._save
+                async with (
+                    control_service(control_socket(config.state_dir), self.status, self.stop, self._save),
+                    self._service.kept_told(lambda: watchdog.sound, self._line),
                 ):
                     await self._load_and_train(device, compute)
         finally:
@@ -280,6 +287,11 @@ class Peer:
             return self._board.reply()
         return loading_reply(self._config, self._spec.run, self._progress, self._notices)
 
+    def _line(self) -> str:
+        if self._board is not None:
+            return self._board.line()
+        return f"{self._progress.activity}: waiting for {self._progress.waiting_for}"
+
     async def _donate(self, block: int) -> Donation:
         if self._trainer is None:
             raise PeerError("this peer has not begun to train")
@@ -294,7 +306,7 @@ class Peer:
 def run_peer(spec: RunSpec, config: PeerConfig) -> None:
     """Run one peer in this process until it is done or SIGTERM or SIGINT arrives; a second signal exits at once."""
 
-    peer = Peer(spec, config)
+    peer = Peer(spec, config, service=ServiceManager.take_from(os.environ))
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -44,6 +44,8 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
         self._answered = threading.Event()
         self._stopped = threading.Event()
+        self.sound = True
+        """False from when the daemon is found stuck until it moves again."""
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
@@ -56,7 +58,7 @@ class Watchdog:
         self._stopped.set()
 
     def _watch(self) -> None:
-        last, still, silent, told = self._pulse(), 0.0, 0.0, False
+        last, still, silent = self._pulse(), 0.0, 0.0
         asked, seen = False, time.monotonic()
         while not self._stopped.wait(self._tick_s):
             now = time.monotonic()
@@ -70,11 +72,11 @@ class Watchdog:
             pulse = self._pulse()
             still, last = (still + passed if pulse == last else 0.0), pulse
             if silent < self._loop_s and still < self._patience():
-                if told:
+                if not self.sound:
                     log.warning("the daemon moves again")
-                told = False
-            elif not told:
-                told = True
+                self.sound = True
+            elif self.sound:
+                self.sound = False
                 self._tell(silent, still)
 
     def _tell(self, silent: float, still: float) -> None:

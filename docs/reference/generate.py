@@ -10,18 +10,22 @@ import argparse
 import ast
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
+import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from decad import errors
+from decad.cli.main import cli
 from decad.config import MEASURED_FIELDS, NEEDED_SETTINGS, PeerConfig, RunSpec
 
 HERE = Path(__file__).resolve().parent
+WIDTH = 110
+"""Columns of the terminal that the commands' help is shown for."""
 OPERATORS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -98,6 +102,25 @@ def exit_code_table() -> str:
     return "\n".join(["| code | errors | what happened |", "|---|---|---|", *rows])
 
 
+def command_pages() -> str:
+    """Markdown: one section a command, with its help as a terminal shows it."""
+    return "\n\n".join(_sections(cli, "decad", None))
+
+
+def _sections(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:
+    with click.Context(
+        command,
+        parent=parent,
+        info_name=path.rpartition(" ")[2],
+        terminal_width=WIDTH,
+        **command.context_settings,
+    ) as context:
+        yield f"## {path}\n\n```text\n{command.get_help(context)}\n```"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                yield from _sections(command.commands[name], f"{path} {name}", context)
+
+
 def cell(text: str) -> str:
     """Text for a table's cell."""
     return " ".join(text.replace("``", "`").replace("|", "\\|").split())
@@ -105,6 +128,7 @@ def cell(text: str) -> str:
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "settings.md": {"run": lambda: settings_table(RunSpec), "peer": lambda: settings_table(PeerConfig)},
+    "cli.md": {"commands": command_pages},
     "exit-codes.md": {"exit-codes": exit_code_table},
 }
 

@@ -25,7 +25,18 @@ COMMANDS = sorted(_commands(cli))
 def test_the_commands() -> None:
     assert [" ".join(path) for path in COMMANDS] == [
         *("checkpoints", "checkpoints list", "checkpoints restore", "checkpoints verify"),
-        *("eval", "export", "model", "model import", "neighbors", "neighbours", "start", "status", "stop"),
+        *(
+            "completion",
+            "eval",
+            "export",
+            "model",
+            "model import",
+            "neighbors",
+            "neighbours",
+            "start",
+            "status",
+            "stop",
+        ),
     ]
 
 

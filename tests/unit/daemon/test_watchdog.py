@@ -84,8 +84,10 @@ async def test_a_task_that_nothing_moves_is_told_with_its_stack(logged: Logged) 
 
 async def test_a_stuck_daemon_is_told_once_until_it_moves(logged: Logged) -> None:
     told, pulse = Told(), [0]
-    with Watchdog(lambda: pulse[0], lambda: 0.1, told, tick_s=TICK_S, loop_s=60):
+    with Watchdog(lambda: pulse[0], lambda: 0.1, told, tick_s=TICK_S, loop_s=60) as watchdog:
+        assert watchdog.sound
         await told.next()
+        assert not watchdog.sound
         pulse[0] += 1
         await told.next()
     assert logged.first_lines == ["the daemon is stuck", "the daemon moves again", "the daemon is stuck"]
