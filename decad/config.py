@@ -133,7 +133,9 @@ class PeerConfig(BaseModel):
     model: Path | None = None
     """Hugging Face directory of the base model: config.json, tokenizer, safetensors."""
     data: Annotated[tuple[Path, ...], Field(min_length=1)] = ()
-    """Text files or directories of them. Private: they never leave this process."""
+    """Files or directories of them. Private: they never leave this machine."""
+    strict_data: bool = False
+    """Stop on a record that cannot be used, instead of leaving it out and saying so."""
     state_dir: Path
     """Identity, checkpoints and the control socket of this peer."""
     listen: str = "127.0.0.1:0"

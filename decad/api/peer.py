@@ -21,8 +21,8 @@ from decad.api.own import Collate, Indexed, Loss, OwnBatch, OwnData, OwnLoss, ow
 from decad.config import PeerConfig, RunSpec
 from decad.daemon import peer as daemon
 from decad.daemon.events import Event, Listener, Listening, nobody
+from decad.data.local import data_seed
 from decad.data.source import Source
-from decad.data.text import data_seed
 from decad.errors import ConfigError, first_cause
 from decad.model.trainable import TrainableModel
 from decad.state.files import write_file

@@ -68,7 +68,11 @@ def cli(context: click.Context, debug: bool) -> None:
 _SETTINGS = (
     ("--run", "NAME", "Name of the run: peers of other runs are ignored.  [default: default]"),
     ("--model", "DIR", "The base model, a Hugging Face directory."),
-    ("--data", "PATHS", "Text files or directories, separated by commas. They never leave this machine."),
+    (
+        "--data",
+        "PATHS",
+        "Files or directories, separated by commas (.txt, .jsonl, .csv, ...). They stay here.",
+    ),
     ("--state-dir", "DIR", "Identity, checkpoints, control socket.  [default: $XDG_STATE_HOME/decad]"),
     ("--listen", "HOST:PORT", "Where peers may connect; port 0 picks a free one.  [default: 127.0.0.1:0]"),
     ("--peers", "HOST:PORT,...", "Peers to dial; one that is reachable is enough."),
@@ -105,6 +109,7 @@ _SETTINGS = (
 )
 _SWITCHES = (
     ("--mdns/--no-mdns", "Find peers by multicast DNS.  [default: mdns]"),
+    ("--strict-data/--no-strict-data", "Stop on a record that cannot be used.  [default: no]"),
     (
         "--gradient-checkpointing/--no-gradient-checkpointing",
         "Keep less in memory and compute it twice.  [default: no]",
@@ -226,7 +231,7 @@ def blocks(model: Path, as_json: bool, **options: Any) -> None:
 
 @cli.command("eval")
 @MODEL
-@click.option("--data", required=True, help="Text files or directories, separated by commas.")
+@click.option("--data", required=True, help="Files or directories, separated by commas.")
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
@@ -237,12 +242,14 @@ def blocks(model: Path, as_json: bool, **options: Any) -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of the run, for the held-out split.")
 @click.option("--seq-len", default=512, show_default=True, help="Tokens of a sequence.")
 @click.option("--batch-size", default=4, show_default=True, help="Sequences of a batch.")
+@click.option("--task", default="auto", show_default=True, help="Of the base model; a checkpoint knows.")
+@click.option("--labels", default="", help="A classifier's classes, of the base model; a checkpoint knows.")
 @click.option("--held-out", default=0.1, show_default=True, help="Share of the data that is held out.")
 @click.option("--batches", default=16, show_default=True, help="At most so many batches.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @JSON
 def evaluate(**options: Any) -> None:
-    """Held-out loss of the base model, or of a peer's fine-tuned one, on text files."""
+    """Held-out loss of the base model, or of a peer's fine-tuned one; of a classifier, its accuracy too."""
     from decad.cli.results import evaluate_on
 
     evaluate_on(**options)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from decad.cli.client import save
+from decad.config import RunSpec
 from decad.core.batch import Score
 from decad.daemon.device import choose_device
-from decad.data.text import TextData, data_seed
+from decad.data.local import data_seed, load_data
 from decad.errors import NoDaemonError, StateError
 from decad.membership.agreement import parse_spec
 from decad.model.export import export_model
@@ -48,9 +49,11 @@ def evaluate_on(
     held_out: float,
     batches: int,
     device: str,
+    task: str,
+    labels: str,
     as_json: bool,
 ) -> None:
-    """Print the mean loss in nats a token."""
+    """Print the mean loss in nats a token; of a classifier, the accuracy too."""
     step = None
     if state_dir is not None:
         _save_if_running(state_dir)
@@ -61,9 +64,13 @@ def evaluate_on(
             _apply(trainable, TrainedBlocks(found))
             step = found.run.step
     else:
-        trainable = TrainableModel.load(model, choose_device(device), torch.float32)
-    paths = [Path(part.strip()) for part in data.split(",") if part.strip()]
-    text = TextData.load(paths, trainable.tokenizer, seq_len, held_out, data_seed(seed, name))
+        asked = RunSpec.model_validate({"task": task, "labels": _parts(labels)})
+        trainable = TrainableModel.load(model, choose_device(device), torch.float32, asked)
+    paths = [Path(part) for part in _parts(data)]
+    spec = trainable.spec
+    text = load_data(
+        paths, trainable.tokenizer, spec.task, spec.labels, seq_len, held_out, data_seed(seed, name)
+    )
     held = list(text.held_out_batches(batch_size, batches))
     score = reduce(Score.plus, map(trainable.evaluate, held)) if held else Score(0.0, 0)
     if not score.predictions:
@@ -71,11 +78,28 @@ def evaluate_on(
     sequences, loss = sum(batch.inputs.shape[0] for batch in held), score.mean
     if as_json:
         click.echo(
-            json.dumps({"loss": loss, "sequences": sequences, "tokens": score.predictions, "step": step})
+            json.dumps(
+                {
+                    "loss": loss,
+                    "accuracy": score.accuracy,
+                    "sequences": sequences,
+                    "predictions": score.predictions,
+                    "step": step,
+                }
+            )
+        )
+        return
+    what = "base model" if step is None else f"fine-tuned model of step {step}"
+    if score.accuracy is None:
+        click.echo(
+            f"{what}: loss {loss:.4f} nats a token over {score.predictions} tokens of {sequences} sequences"
         )
     else:
-        what = "base model" if step is None else f"fine-tuned model of step {step}"
-        click.echo(f"{what}: loss {loss:.4f} nats a token over {sequences} sequences of {seq_len} tokens")
+        click.echo(f"{what}: accuracy {score.accuracy:.1%}, loss {loss:.4f} nats, over {sequences} examples")
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def import_model(file: Path, directory: Path, dtype: str) -> None:

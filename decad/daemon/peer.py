@@ -27,8 +27,8 @@ from decad.daemon.service import ServiceManager
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
 from decad.daemon.watchdog import Watchdog
+from decad.data.local import PackedData, data_seed, load_data
 from decad.data.source import Source
-from decad.data.text import TextData, data_seed
 from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
 from decad.membership.identity import load_or_create
@@ -385,14 +385,19 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
 def load_files(seed: int, config: PeerConfig, model: TrainableModel) -> Source:
     """The data of the settings. Raises OperatorError."""
     _check_length(config.seq_len, model)
-    own = data_seed(seed, config.name)
-    data = TextData.load(config.data, model.tokenizer, config.seq_len, config.held_out, own)
-    log.info(
-        "%d sequences of %d tokens to train on, %d held out",
-        data.train_sequences,
+    data = load_data(
+        config.data,
+        model.tokenizer,
+        model.spec.task,
+        model.spec.labels,
         config.seq_len,
-        data.held_out,
+        config.held_out,
+        data_seed(seed, config.name),
+        keep=config.state_dir,
+        strict=config.strict_data,
     )
+    what = f"sequences of {config.seq_len} tokens" if isinstance(data, PackedData) else "examples"
+    log.info("%d %s to train on, %d held out", data.train_sequences, what, data.held_out)
     return data
 
 

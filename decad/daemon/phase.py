@@ -107,7 +107,7 @@ class ActiveBlock:
         """A copy for a checkpoint; between steps only. Tensors are fp32 [n], as names tell: master, m, v, public."""
         sender = self.coding.encoder
         live = {MASTER: self.theta, "m": self.state.m, "v": self.state.v}
-        if not sender.full_only:
+        if not sender.full_only and sender.sequence >= 0:  # before the first message nothing is public
             live[PUBLIC] = sender.public[Section.BLOCK]
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
         return ActiveState(self.block.index, self.state.updates, sender.sequence, copies)

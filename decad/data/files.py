@@ -1,4 +1,4 @@
-"""Text files on this machine, read whole. Their paths appear in local error messages and nowhere else."""
+"""Data files on this machine. Their paths appear in local error messages and nowhere else."""
 
 from __future__ import annotations
 
@@ -7,41 +7,58 @@ from pathlib import Path
 
 from decad.errors import DataError
 
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet", ".arrow")
+SAVED = "dataset_info.json"
+"""In a directory that datasets' ``save_to_disk`` wrote."""
 
-def text_files(paths: Sequence[Path]) -> list[Path]:
-    """The files to read, each once: those named, and a directory's ``*.txt`` at any depth, sorted by path.
 
-    Raises DataError for a path that does not exist and a directory without text files.
+def data_files(paths: Sequence[Path]) -> list[Path]:
+    """What to read, each once: files named; of a directory, those with `SUFFIXES` at any depth, sorted by path.
+
+    A directory that `save_to_disk` wrote, named or found, stands for itself. Raises DataError for a path that does not
+    exist, a file of another kind, and a directory without data.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*.txt") if p.is_file())
+            inside = [path] if _is_saved(path) else _inside(path)
             if not inside:
                 raise DataError(
-                    f"{path} holds no .txt files. Give --data a text file or a directory of them."
+                    f"{path} holds no data files ({', '.join(SUFFIXES)}). Give --data files of these kinds, or "
+                    "directories of them."
                 )
         elif path.is_file():
+            if path.suffix.lower() not in SUFFIXES:
+                raise DataError(
+                    f"{path} is of no kind that decad reads ({', '.join(SUFFIXES)}). Rename it if it is one of them, "
+                    "or convert it."
+                )
             inside = [path]
         else:
-            raise DataError(f"{path} does not exist. Give --data a text file or a directory of .txt files.")
+            raise DataError(f"{path} does not exist. Give --data a file or a directory of files.")
         for file in inside:
             found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
-def read_text(path: Path) -> str:
-    """One document: the file's UTF-8 text without a byte order mark. Raises DataError."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text: byte {error.start} (0x{error.object[error.start]:02x}) fits no "
-            "character. Convert it, for instance with `iconv -f LATIN1 -t UTF-8`, or leave it out."
-        ) from None
-    text = text.removeprefix("\ufeff")
-    if not text:
-        raise DataError(f"{path} is empty. Leave it out of --data, or write text into it.")
-    return text
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of a saved dataset's files."""
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    )
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / SAVED).is_file() or (path / "dataset_dict.json").is_file()
+
+
+def _inside(directory: Path) -> list[Path]:
+    found = []
+    for path in sorted(directory.iterdir()):
+        if path.is_dir():
+            found += [path] if _is_saved(path) else _inside(path)
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            found.append(path)
+    return sorted(found)

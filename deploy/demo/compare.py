@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decad.core.batch import Batch, Score
-from decad.data.text import TextData
+from decad.data.local import load_data
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import open_checkpoint
 from decad.state.weights import TrainedBlocks
@@ -28,7 +28,7 @@ class Examiner:
         self._batches: dict[str, list[Batch]] = {}
         for domain, path in tests.items():
             # A share just below one leaves a single sequence aside: the rest is what we want to see.
-            data = TextData.load([path], self._model.tokenizer, seq_len, 0.999, seed=0)
+            data = load_data([path], self._model.tokenizer, "causal-lm", (), seq_len, 0.999, seed=0)
             self._batches[domain] = list(data.held_out_batches(BATCH, sequences // BATCH))
 
     def base(self) -> dict[str, float]:

@@ -8,20 +8,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decad.data.local import PackedData
 from decad.data.position import DataPosition
-from decad.data.text import TextData
 
 sizes = st.integers(2, 40)
 seeds = st.integers(0, 2**63 - 1)
 
 
-def numbered(sequences: int, seed: int) -> TextData:
+def numbered(sequences: int, seed: int) -> PackedData:
     """Sequence i is [i, i]."""
     stream = torch.arange(sequences, dtype=torch.int32).repeat_interleave(2)
-    return TextData(stream, documents=1, seq_len=2, held_out=0.2, seed=seed)
+    return PackedData(stream, seq_len=2, held_out=0.2, seed=seed)
 
 
-def read(data: TextData, position: DataPosition, batches: list[int]) -> tuple[list[int], DataPosition]:
+def read(data: PackedData, position: DataPosition, batches: list[int]) -> tuple[list[int], DataPosition]:
     seen: list[int] = []
     for size in batches:
         batch, position = data.batch(position, size)

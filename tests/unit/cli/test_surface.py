@@ -24,7 +24,7 @@ COMMANDS = sorted(_commands(cli))
 
 def test_the_commands() -> None:
     assert [" ".join(path) for path in COMMANDS] == [
-        *("checkpoints", "checkpoints list", "checkpoints restore", "checkpoints verify"),
+        *("blocks", "checkpoints", "checkpoints list", "checkpoints restore", "checkpoints verify"),
         *(
             "completion",
             "eval",
@@ -65,7 +65,16 @@ def test_every_command_and_every_option_is_explained(path: tuple[str, ...]) -> N
 
 def test_the_defaults_in_the_help_are_those_of_the_settings() -> None:
     fields = {**RunSpec.model_fields, **PeerConfig.model_fields}
-    in_words = {"config", "state_dir", "name", "steps", "mdns", "labels", "gradient_checkpointing"}
+    in_words = {
+        "config",
+        "state_dir",
+        "name",
+        "steps",
+        "mdns",
+        "labels",
+        "gradient_checkpointing",
+        "strict_data",
+    }
     for option in cli.commands["start"].params:
         name, help_ = option.name or "", getattr(option, "help", "")
         if "[default: " in help_ and name not in in_words:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from decad.core.batch import Batch
+from decad.data.local import LocalData, load_data
 from decad.data.position import DataPosition
-from decad.data.text import TextData
 from decad.errors import DataError
 
 EOS = 999
@@ -23,8 +23,8 @@ class ByteTokenizer:
         return list(text.encode())
 
 
-def load(*paths: Path, seq_len: int = 8, held_out: float = 0.25, seed: int = 0) -> TextData:
-    return TextData.load(paths, ByteTokenizer(), seq_len, held_out, seed)
+def load(*paths: Path, seq_len: int = 8, held_out: float = 0.25, seed: int = 0) -> LocalData:
+    return load_data(paths, ByteTokenizer(), "causal-lm", (), seq_len, held_out, seed)
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -33,7 +33,7 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def every_sequence(data: TextData) -> list[list[int]]:
+def every_sequence(data: LocalData) -> list[list[int]]:
     train, _ = data.batch(DataPosition(), data.train_sequences)
     return [row for batch in (train, *data.held_out_batches(64, 1000)) for row in sequences(batch)]
 
@@ -48,7 +48,7 @@ def test_documents_are_packed_end_to_end_with_the_end_token_between(tmp_path: Pa
     a, b = write(tmp_path / "a.txt", "abcde"), write(tmp_path / "b.txt", "fghi")
     data = load(a, b, seq_len=5)
     assert sorted(every_sequence(data)) == [[*b"abcde"], [EOS, *b"fghi"]]
-    assert (data.tokens, data.documents) == (11, 2)
+    assert (data.corpus.tokens, data.corpus.records) == (11, 2)
 
 
 def test_a_directory_is_read_recursively_in_sorted_order_and_only_txt(tmp_path: Path) -> None:
@@ -61,17 +61,17 @@ def test_a_directory_is_read_recursively_in_sorted_order_and_only_txt(tmp_path: 
 
 def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
     file = write(tmp_path / "a.txt", "x" * 40)
-    assert load(file, tmp_path).tokens == 41
+    assert load(file, tmp_path).corpus.tokens == 41
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
-    assert load(write(tmp_path / "a.txt", b"\xef\xbb\xbf" + b"x" * 40)).tokens == 41
+    assert load(write(tmp_path / "a.txt", b"\xef\xbb\xbf" + b"x" * 40)).corpus.tokens == 41
 
 
 def test_long_text_reaches_the_tokenizer_in_pieces_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decad.data.text._PIECE", 10)
+    monkeypatch.setattr("decad.data.examples.PIECE", 10)
     text = "".join(f"line {i}\n" for i in range(40)) + "the end"
     seen: list[str] = []
 
@@ -80,7 +80,7 @@ def test_long_text_reaches_the_tokenizer_in_pieces_and_loses_nothing(
             seen.append(text)
             return super().encode(text, add_special_tokens=add_special_tokens)
 
-    TextData.load([write(tmp_path / "a.txt", text)], Spy(), 8, 0.1, 0)
+    load_data([write(tmp_path / "a.txt", text)], Spy(), "causal-lm", (), 8, 0.1, 0)
     assert "".join(seen) == text
     assert len(seen) > 10
 
@@ -127,7 +127,7 @@ def test_missing_path(tmp_path: Path) -> None:
 
 
 def test_directory_without_text(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no \.txt files"):
+    with pytest.raises(DataError, match=r"holds no data files"):
         load(tmp_path)
 
 

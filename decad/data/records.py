@@ -1,0 +1,182 @@
+"""Data files -> records, one after the other, each with the place where it stands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from decad.errors import DataError
+
+
+class Record(NamedTuple):
+    """Columns by name; or what is wrong with what stands there."""
+
+    place: str
+    """For people: file and line, or file and number."""
+    columns: Mapping[str, Any]
+    wrong: str = ""
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """All records of a file, or of a saved dataset. A text file is one record.
+
+    Raises DataError where nothing of the file can be read.
+    """
+    try:
+        if path.is_dir():
+            yield from _arrow(path, _saved(path))
+        else:
+            yield from _READERS[path.suffix.lower()](path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from None
+
+
+def _text(path: Path) -> Iterator[Record]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text: byte {error.start} (0x{error.object[error.start]:02x}) fits no "
+            "character. Convert it, for instance with `iconv -f LATIN1 -t UTF-8`, or leave it out."
+        ) from None
+    text = text.removeprefix("\ufeff")
+    if not text:
+        raise DataError(f"{path} is empty. Leave it out of --data, or write text into it.")
+    yield Record(str(path), {"text": text})
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            place = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                yield _object(place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            except UnicodeDecodeError:
+                yield Record(place, {}, "it is not UTF-8")
+            except ValueError as error:
+                yield Record(place, {}, f"it is not JSON ({error})")
+
+
+def _json(path: Path) -> Iterator[Record]:
+    """A list of objects, or lines of them under another name."""
+    with path.open("rb") as file:
+        listed = file.read(4096).decode("utf-8", "replace").lstrip("\ufeff \t\r\n").startswith("[")
+    if not listed:
+        yield from _lines(path)
+        return
+    try:
+        records = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        raise DataError(
+            f"{path} is not JSON ({error}). Mend it, or write one object a line and call it .jsonl: then only the "
+            "lines that are wrong are left out."
+        ) from None
+    for number, record in enumerate(records, 1):
+        yield _object(f"{path}, record {number}", record)
+
+
+def _object(place: str, value: Any) -> Record:
+    if isinstance(value, dict):
+        return Record(place, value)
+    return Record(place, {}, "it is not an object with named columns")
+
+
+def _csv(path: Path) -> Iterator[Record]:
+    csv.field_size_limit(1 << 30)
+    # A byte that is no character spoils its record alone.
+    with path.open("r", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        names = next(rows, None)
+        if not names:
+            raise DataError(
+                f"{path} is empty. Leave it out of --data, or write a line of column names and rows."
+            )
+        while True:
+            place = f"{path}, line {rows.line_num + 1}"
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                yield Record(place, {}, f"it is not CSV ({error})")
+                continue
+            if row is None:
+                return
+            if not row:
+                continue
+            if len(row) != len(names):
+                yield Record(place, {}, f"it has {len(row)} columns and the first line names {len(names)}")
+            elif any("\udc80" <= char <= "\udcff" for cell in row for char in cell):
+                yield Record(place, {}, "it is not UTF-8")
+            else:
+                yield Record(place, dict(zip(names, row, strict=True)))
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    datasets = _datasets()
+    try:
+        # Streamed: otherwise datasets would copy the file into a cache of its own.
+        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+        yield from _arrow(path, rows)
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise _damaged(path, error) from None
+
+
+def _arrow_file(path: Path) -> Iterator[Record]:
+    try:
+        rows = _datasets().Dataset.from_file(str(path))
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    yield from _arrow(path, rows)
+
+
+def _saved(path: Path) -> Any:
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (ValueError, FileNotFoundError) as error:
+        raise _damaged(path, error) from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if "train" not in loaded:
+            raise DataError(
+                f"{path} has the splits {', '.join(loaded)} and none called train. Give the directory of the one to "
+                "train on."
+            )
+        return loaded["train"]
+    return loaded
+
+
+def _arrow(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
+    for number, row in enumerate(rows, 1):
+        yield Record(f"{path}, record {number}", row)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    text = str(error).strip() or type(error).__name__
+    return DataError(
+        f"{path} cannot be read as {path.suffix or 'a saved dataset'}: {text.splitlines()[0]}. Copy it again."
+    )
+
+
+def _datasets() -> Any:
+    """Imported when a file needs it: it takes a second, and text needs none of it."""
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity_error()
+    return datasets
+
+
+_READERS = {
+    ".txt": _text,
+    ".jsonl": _lines,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow_file,
+}

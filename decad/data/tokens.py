@@ -1,0 +1,246 @@
+"""All records of the data as token ids in a file that is mapped into memory: data may be larger than memory.
+
+    STATE_DIR/data-<key>/tokens.bin     int32, record after record
+    STATE_DIR/data-<key>/targets.bin    int32, which of them are to be predicted (1, 0); not for packed text and classes
+    STATE_DIR/data-<key>/index.json     the rest: how many, where each ends, classes
+
+They are written once and read again at the next start, as long as data, tokenizer and settings are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decad.data.examples import BadRecordError, Encode, Example, encoder, packed_tokens
+from decad.data.files import data_files, size_of
+from decad.data.records import Record, read_records
+from decad.errors import DataError
+
+log = logging.getLogger("decad")
+
+TOKENS, TARGETS, INDEX = "tokens.bin", "targets.bin", "index.json"
+PREFIX = "data-"
+SAID = 5
+"""Bad records that are reported one by one."""
+TELL_S = 10.0
+FORMAT = 1
+
+
+@dataclass
+class Corpus:
+    """What the files hold."""
+
+    kind: str
+    """packed | examples | classes"""
+    tokens: int = 0
+    """Ids in all."""
+    records: int = 0
+    skipped: int = 0
+    """Bad records, left out."""
+    cut: int = 0
+    """Records that are longer than a sequence and were cut."""
+    ends: list[int] = field(default_factory=list)
+    """Where each example ends among the tokens; empty for packed text."""
+    classes: list[int] = field(default_factory=list)
+
+
+class Tokenised:
+    """A `Corpus` and its token ids, mapped into memory: never written to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.corpus = Corpus(**json.loads((folder / INDEX).read_text())["corpus"])
+        self.ids = _mapped(folder / TOKENS)
+        self.trained = _mapped(folder / TARGETS) if self.corpus.kind == "examples" else None
+
+
+def tokenise(
+    paths: Sequence[Path],
+    tokenizer: Any,
+    task: str,
+    labels: Sequence[str],
+    seq_len: int,
+    *,
+    keep: Path | None = None,
+    strict: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Tokenised:
+    """Read all files, once.
+
+    ``seq_len``: where single examples are cut; ``keep``: the directory to keep the result in, else it is gone with this
+    process; ``tell`` hears now and then how far it is. Raises DataError.
+    """
+    files = data_files(paths)
+    key = _key(files, tokenizer, task, labels, seq_len)
+    if keep is not None:
+        kept = keep / f"{PREFIX}{key}"
+        for old in keep.glob(f"{PREFIX}*"):
+            if old != kept:
+                shutil.rmtree(old, ignore_errors=True)
+        if (kept / INDEX).is_file():
+            return Tokenised(kept)
+    try:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=keep) as name:
+            folder = Path(name)
+            with _Writer(folder, tokenizer, task, labels, seq_len, strict) as writer:
+                _read_all(files, writer, tell)
+            if keep is None:
+                return Tokenised(folder)  # mapped: the memory stays though the names go
+            whole = folder.rename(kept)
+            folder.mkdir()  # for its own removal
+            return Tokenised(whole)
+    except OSError as error:
+        where = keep or tempfile.gettempdir()
+        raise DataError(
+            f"The data could not be tokenised into {where}: {error.strerror or error}. Free some space there: it takes "
+            f"about as much as the data, {sum(map(size_of, files)) / 1e6:.0f} MB."
+        ) from None
+
+
+def _read_all(files: Sequence[Path], writer: _Writer, tell: Callable[[str], None]) -> None:
+    sizes = [size_of(path) for path in files]
+    told, done = time.monotonic(), 0
+    for path, size in zip(files, sizes, strict=True):
+        for record in read_records(path):
+            writer.add(record)
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                text = f"{writer.corpus.records} records, {done / 1e6:.0f} MB of {sum(sizes) / 1e6:.0f} MB"
+                log.info("reading the data: %s", text)
+                tell(f"the data to be read ({text})")
+        done += size
+    writer.finish()
+
+
+class _Writer:
+    def __init__(
+        self, folder: Path, tokenizer: Any, task: str, labels: Sequence[str], seq_len: int, strict: bool
+    ) -> None:
+        self._folder, self._tokenizer, self._task, self._labels = folder, tokenizer, task, labels
+        self._seq_len, self._strict = seq_len, strict
+        self._encoders: dict[tuple[str, ...], Encode | None] = {}
+        self.corpus = Corpus("")
+        self._last = ""
+        """What was said of the last bad record."""
+
+    def __enter__(self) -> _Writer:
+        self._tokens: BinaryIO = (self._folder / TOKENS).open("wb")
+        self._targets: BinaryIO = (self._folder / TARGETS).open("wb")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._tokens.close()
+        self._targets.close()
+
+    def add(self, record: Record) -> None:
+        """Raises DataError when it is bad and that is not allowed."""
+        try:
+            if record.wrong:
+                raise BadRecordError(record.wrong)
+            self._add(record)
+        except BadRecordError as error:
+            self._bad(record.place, str(error))
+
+    def _add(self, record: Record) -> None:
+        columns = tuple(record.columns)
+        if columns not in self._encoders:
+            self._encoders[columns] = encoder(record.columns, self._tokenizer, self._task, self._labels)
+        encode = self._encoders[columns]
+        example = None if encode is None else encode(record.columns)
+        self._be(
+            "packed" if example is None else "classes" if example.trained is None else "examples",
+            record.place,
+        )
+        if example is None:
+            for piece in packed_tokens(record.columns, self._tokenizer):
+                self._write(piece)
+        else:
+            self._example(example)
+        self.corpus.records += 1
+
+    def _example(self, example: Example) -> None:
+        tokens, trained = example.tokens[: self._seq_len], (example.trained or [])[: self._seq_len]
+        if example.trained is not None and not any(trained[1:]):
+            raise BadRecordError(
+                f"nothing of it that is to be learned is among its first {self._seq_len} tokens"
+            )
+        self.corpus.cut += len(example.tokens) > self._seq_len
+        self._write(tokens)
+        self._targets.write(array("i", trained).tobytes())
+        self.corpus.ends.append(self.corpus.tokens)
+        if example.trained is None:
+            self.corpus.classes.append(example.label)
+
+    def _be(self, kind: str, place: str) -> None:
+        if self.corpus.kind not in ("", kind):
+            raise BadRecordError(f"it is {_KINDS[kind]}, and what came before it {_KINDS[self.corpus.kind]}")
+        self.corpus.kind = kind
+
+    def _write(self, tokens: Sequence[int]) -> None:
+        self._tokens.write(array("i", tokens).tobytes())
+        self.corpus.tokens += len(tokens)
+
+    def _bad(self, place: str, wrong: str) -> None:
+        if self._strict:
+            raise DataError(
+                f"{place}: {wrong}. Mend it, or leave out --strict-data to go on without such records."
+            )
+        self.corpus.skipped += 1
+        if self.corpus.skipped <= SAID:
+            log.warning("%s: %s; left out", place, wrong)
+        self._last = f"{place}: {wrong}"
+
+    def finish(self) -> None:
+        """Write the index. Raises DataError if there is nothing."""
+        corpus = self.corpus
+        if not corpus.records:
+            if not corpus.skipped:
+                raise DataError("There are no records in the data. Add some.")
+            raise DataError(f"None of the {corpus.skipped} records can be used. The last: {self._last}.")
+        if corpus.skipped:
+            log.warning(
+                "%d of %d records are bad and were left out", corpus.skipped, corpus.skipped + corpus.records
+            )
+        if corpus.cut:
+            log.info("%d records are longer than %d tokens and were cut", corpus.cut, self._seq_len)
+        (self._folder / INDEX).write_text(json.dumps({"corpus": asdict(corpus)}))
+
+
+_KINDS = {"packed": "plain text", "examples": "a conversation or completion", "classes": "labelled text"}
+
+
+def _mapped(path: Path) -> Tensor:
+    if not path.stat().st_size:
+        return torch.empty(0, dtype=torch.int32)
+    # Copy on write, since torch wants to be able to write; nobody does.
+    return torch.from_numpy(np.memmap(path, dtype=np.int32, mode="c"))
+
+
+def _key(files: Sequence[Path], tokenizer: Any, task: str, labels: Sequence[str], seq_len: int) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    about = [
+        FORMAT,
+        [(str(path.resolve()), *_stamp(path)) for path in files],
+        backend.to_str() if backend is not None else type(tokenizer).__name__,
+        str(getattr(tokenizer, "chat_template", None)),
+        [task, list(labels), seq_len],
+    ]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    newest = path if path.is_file() else max(path.rglob("*"), key=lambda p: p.stat().st_mtime_ns)
+    return size_of(path), newest.stat().st_mtime_ns
