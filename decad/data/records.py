@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,9 +120,10 @@ def _csv(path: Path) -> Iterator[Record]:
 def _parquet(path: Path) -> Iterator[Record]:
     datasets = _datasets()
     try:
-        # Streamed: otherwise datasets would copy the file into a cache of its own.
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        yield from _arrow(path, rows)
+        # Streamed, else datasets would copy the file into a cache of its own; it wants one all the same.
+        with tempfile.TemporaryDirectory() as cache:
+            options = {"split": "train", "streaming": True, "cache_dir": cache}
+            yield from _arrow(path, datasets.load_dataset("parquet", data_files=str(path), **options))
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise _damaged(path, error) from None
 

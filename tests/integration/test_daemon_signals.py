@@ -44,7 +44,7 @@ import decad.model.trainable
 def slow(*_):
     print("stuck", flush=True)
     time.sleep(600)
-decad.model.trainable.read_config = slow
+decad.model.trainable.load_module = slow
 """
 
 
