@@ -1,10 +1,17 @@
-"""Which device and load dtype a machine trains with."""
+"""Which device and load dtype a machine trains with, and how much memory it has."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import psutil
 import torch
 
 from decad.errors import ConfigError
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Of this process, where it runs in a container."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,3 +40,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a process may still take on ``device``; of the host, within the limit of its container."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        # What is only cached goes when it is needed.
+        cached = re.search(r"^inactive_file (\d+)$", (CGROUP / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # no limit, or no control groups
+        return free
+    return min(free, limit - used + (int(cached[1]) if cached else 0))

@@ -17,7 +17,7 @@ from decad.config import LOADED_FIELDS, MEASURED_FIELDS, PeerConfig, RunSpec, is
 from decad.daemon.admission import Terms
 from decad.daemon.compute import ComputeThread
 from decad.daemon.control import control_service
-from decad.daemon.device import choose_device, choose_dtype
+from decad.daemon.device import available_memory, choose_device, choose_dtype
 from decad.daemon.events import Listener, Listening, nobody
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation
@@ -32,6 +32,7 @@ from decad.data.source import Source
 from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
 from decad.membership.identity import load_or_create
+from decad.model.room import check_room
 from decad.model.trainable import TrainableModel
 from decad.paths import control_socket
 from decad.state.checkpoint import Checkpoint, CheckpointStore
@@ -372,10 +373,12 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
     """The Hugging Face model of the settings. Raises OperatorError."""
     if config.model is None:
         raise ConfigError("There is no model. Give the directory of one, or a module of your own.")
+    dtype = choose_dtype(config.dtype, device)
+    check_room(config.model, spec, dtype, str(device), available_memory(device))
     return TrainableModel.load(
         config.model,
         device,
-        choose_dtype(config.dtype, device),
+        dtype,
         spec,
         micro_batch=config.micro_batch,
         checkpointing=config.gradient_checkpointing,
