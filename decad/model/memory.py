@@ -114,7 +114,10 @@ def _step(module: Any, objective: Objective, block: Block, batch: Batch) -> int:
         parameter.requires_grad_(True)
     try:
         with _Live([*module.parameters(), *module.buffers(), state.m, state.v, master]) as live:
-            gradients = list(torch.autograd.grad(objective.loss(batch), parameters, materialize_grads=True))
+            loss = objective.loss(batch)
+            forward: int = live.now
+            gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+            del loss
             gradient = add_up(gradients, block, 1.0, None)
             local_step(master, gradient, state, AdamConstants(), 1e-4)
     finally:
@@ -122,10 +125,10 @@ def _step(module: Any, objective: Objective, block: Block, batch: Batch) -> int:
             parameter.requires_grad_(False)
     head = module.get_output_embeddings()
     peak: int = live.peak
-    return (
-        peak
-        if head is None
-        else peak + _loss_bytes(head.weight, any(parameter is head.weight for parameter in parameters))
+    if head is None:
+        return peak
+    return max(
+        peak, forward + _loss_bytes(head.weight, any(parameter is head.weight for parameter in parameters))
     )
 
 

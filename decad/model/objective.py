@@ -47,7 +47,7 @@ class NextToken:
 
     def loss(self, batch: Batch) -> Tensor:
         if self._whole or self._cap is not None:
-            return self._losses(batch).sum() / batch.predictions
+            return self._losses(batch).sum() / (batch.targets != IGNORED).sum()
         return self._linear(batch, "mean")
 
     @torch.no_grad()

@@ -165,3 +165,15 @@ def test_a_gradient_needs_one_transient_of_the_block_at_most(tmp_path: Path) -> 
 def test_it_tells_its_sizes(tied_dir: Path) -> None:
     model = load(tied_dir)
     assert (model.vocab_size, model.context_length, len(model.plan)) == (258, 256, 3)
+
+
+def test_updates_below_half_a_bf16_step_are_not_lost_from_phase_to_phase(tied_dir: Path) -> None:
+    model = load(tied_dir, torch.bfloat16)
+    model.set_block(1, torch.ones(model.plan[1].numel))
+    update = 2**-8 / 10  # a tenth of the distance to the next value below 1
+    for phase in range(50):
+        model.activate(model.plan[1]).sub_(update)
+        model.sync()
+        model.deactivate(seed=0, step=phase)
+    moved = 1 - model.block(1).mean().item()
+    assert moved == pytest.approx(50 * update, rel=0.1)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.allocations import allocations, peak
+from support.families import CAUSAL, CLASSIFIERS, save_tiny
+
+from decad.config import RunSpec
+from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.batch import Batch
+from decad.errors import ModelError
+from decad.model.loading import what_to_train
+from decad.model.memory import measure
+from decad.model.room import check_room
+from decad.model.trainable import TrainableModel
+
+CPU = torch.device("cpu")
+
+
+def test_a_step_is_foretold_as_it_is_measured(tmp_path: Path) -> None:
+    """On a model of which the activations are most; a kernel's own memory is not foretold, and a mask is that the
+    real kernel does without."""
+    directory = save_tiny("llama", tmp_path / "model")
+    spec = what_to_train(directory, RunSpec())
+    _, _, needs = measure(directory, spec, torch.float32, 32, 25)
+    model = TrainableModel.load(directory, CPU, torch.float32)
+    batch = Batch.next_token(torch.randint(0, 256, (32, 25)))
+    for index in (1, 2):
+        block = model.plan[index]
+        master, state = model.activate(block), AdamState.zeros(block.numel, CPU)
+
+        def step() -> None:
+            local_step(master, model.gradient(batch)[1], state, AdamConstants(), 1e-4)  # noqa: B023
+
+        step()
+        taken = peak(allocations(step), ()).total
+        model.deactivate(seed=0, step=0)
+        assert needs[index].step == pytest.approx(taken, rel=0.15)
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *CLASSIFIERS])
+def test_every_family_can_be_measured(family: str, tmp_path: Path) -> None:
+    directory = save_tiny(family, tmp_path / "model")
+    given = RunSpec(
+        labels=("a", "b") if family in CLASSIFIERS else (), freeze=("**.bias",) * (family == "bert")
+    )
+    plan, frozen, needs = measure(directory, what_to_train(directory, given), torch.bfloat16, 2, 16)
+    every = sum(
+        t.numel() for t in TrainableModel.load(directory, CPU, torch.float32, given).module.parameters()
+    )
+    assert plan.numel + frozen == every
+    assert {need.weights for need in needs} == {2 * every}
+    assert [need.optimiser for need in needs] == [12 * block.numel for block in plan.blocks]
+    assert all(need.step > 4 * block.numel for need, block in zip(needs, plan.blocks, strict=True))
+
+
+def test_less_is_needed_with_checkpointing_and_higher_up(tmp_path: Path) -> None:
+    directory = save_tiny("llama", tmp_path / "model")
+    spec = what_to_train(directory, RunSpec())
+    _, _, plain = measure(directory, spec, torch.float32, 16, 129)
+    _, _, spared = measure(directory, spec, torch.float32, 16, 129, checkpointing=True)
+    assert plain[2].step < plain[1].step
+    assert spared[1].step < plain[1].step
+
+
+def test_public_copies_are_counted_for_changes(tmp_path: Path) -> None:
+    directory = save_tiny("llama", tmp_path / "model")
+    spec = what_to_train(directory, RunSpec(encoding="bf16-delta"))
+    plan, _, needs = measure(directory, spec, torch.float32, 1, 16, neighbours=3)
+    assert needs[0].exchange == plan[0].numel * (4 + 2 + 3 * 4)
+
+
+def test_a_model_with_room_is_let_in_and_one_without_refused_with_figures(tmp_path: Path) -> None:
+    directory = save_tiny("llama", tmp_path / "model")
+    weights = 4 * sum(
+        t.numel() for t in TrainableModel.load(directory, CPU, torch.float32).module.parameters()
+    )
+    largest = max(block.numel for block in TrainableModel.load(directory, CPU, torch.float32).plan.blocks)
+    check_room(directory, RunSpec(), torch.float32, "cpu", weights + 12 * largest)
+    with pytest.raises(ModelError, match=r"needs at least .* for training block"):
+        check_room(directory, RunSpec(), torch.float32, "cpu", weights + 12 * largest - 1)
