@@ -1,6 +1,6 @@
 """Three peers on one machine fine-tune SmolLM2 together, each on its own text, and a table shows what it bought.
 
-DEMO_STEPS  inner steps of every run (default 62: two for each of the 31 blocks)
+DEMO_STEPS  inner steps of every run (default 60: two for each of the 30 layers)
 DEMO_PEERS  peers (default 3); more peers than corpora share one by a disjoint split
 Exits with 1 if training together was not better than training alone, on the mean.
 """
@@ -32,7 +32,7 @@ RATE = "6e-4"
 
 def main() -> int:
     """Run the demo; returns the exit code."""
-    steps, count = _number("DEMO_STEPS", 62), _number("DEMO_PEERS", 3)
+    steps, count = _number("DEMO_STEPS", 60), _number("DEMO_PEERS", 3)
     begun = time.monotonic()
     print(
         f"decad demo: {count} peers on this machine, {steps} steps each, one private corpus each. They train once\n"
