@@ -42,6 +42,13 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
+def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether matrices in ``dtype`` are multiplied by a fallback that is many times slower than float32."""
+    return (
+        device.type == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
 def available_memory(device: torch.device) -> int:
     """Bytes that a process may still take on ``device``; of the host, within the limit of its container."""
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from decad.config import LOADED_FIELDS, MEASURED_FIELDS, PeerConfig, RunSpec, is
 from decad.daemon.admission import Terms
 from decad.daemon.compute import ComputeThread
 from decad.daemon.control import control_service
-from decad.daemon.device import available_memory, choose_device, choose_dtype
+from decad.daemon.device import available_memory, choose_device, choose_dtype, is_emulated
 from decad.daemon.events import Listener, Listening, nobody
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation
@@ -374,6 +374,8 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
     if config.model is None:
         raise ConfigError("There is no model. Give the directory of one, or a module of your own.")
     dtype = choose_dtype(config.dtype, device)
+    if is_emulated(dtype, device):
+        log.warning("this processor has no bf16 arithmetic: --dtype float32 is many times faster")
     check_room(config.model, spec, dtype, str(device), available_memory(device))
     return TrainableModel.load(
         config.model,
