@@ -138,6 +138,8 @@ def _become(order: Mapping[str, Any]) -> None:
         if ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
         os.close(handle)
+    # A shell starts what it puts into the background with the interrupt ignored, and so would be what we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(order["cwd"])
     os.environ.update(order["env"])
     sys.argv = ["decad", *order["fork"]]
