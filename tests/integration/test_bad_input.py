@@ -116,7 +116,7 @@ def files(peers: Fleet) -> Path:
         ("--model none", MODEL, "none is not a directory\\. Give --model the local directory .*"),
         ("--model folder", MODEL, "folder has no config.json, .*"),
         ("--data none.txt", DATA, "none.txt does not exist\\. Give --data .*"),
-        ("--data folder", DATA, "folder holds no data files\\. .*"),
+        ("--data folder", DATA, "folder holds no data files .*"),
         ("--data empty.txt", DATA, "empty.txt is empty\\. .*"),
         ("--data latin.txt", DATA, "latin.txt is not UTF-8 text: byte 3 \\(0xe9\\) .* `iconv .*"),
         ("--data short.txt", DATA, "the data has 6 tokens, and two sequences of 32 tokens .* need 64\\. .*"),
