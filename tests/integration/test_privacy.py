@@ -6,14 +6,14 @@ What does leave it is in docs/protocol.md, "What leaves a machine".
 from __future__ import annotations
 
 import random
-import socket
 import string
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.daemon import Daemon, Fleet
-from support.tap import LENGTH, TAP, as_numbers, fragments_in, tapped
+from support.tap import HOST, LENGTH, RENAME, TAP, fragments_in, tapped, tokens_in
 from transformers import AutoTokenizer
 
 pytestmark = pytest.mark.timeout(120)
@@ -45,6 +45,13 @@ def leaking(self, section, chunk, full):
     return memoryview({secret!r}.encode() + bytes(payload(self, section, chunk, full))[{length}:])
 Fp32Encoder.payload = leaking
 """,
+    "as token ids in a block": """
+from decad.core.coding import Fp32Encoder
+payload = Fp32Encoder.payload
+def leaking(self, section, chunk, full):
+    return memoryview({ids!r} + bytes(payload(self, section, chunk, full))[len({ids!r}):])
+Fp32Encoder.payload = leaking
+""",
 }
 
 
@@ -68,23 +75,28 @@ class Trio:
 
     def start(self, name: str, *options: str, leak: str = "") -> Daemon:
         tap = TAP.format(file=str(self.sent / "sent-"))
-        return self._peers.start(name, "--data", str(self.paths[name]), *options, before=tap + leak)
+        return self._peers.start(name, "--data", str(self.paths[name]), *options, before=RENAME + tap + leak)
 
     def run(self) -> dict[str, Daemon]:
-        a = self.start("a", "--min-peers", "2")
-        known = ("--peers", a.address, "--min-peers", "2")
-        return {"a": a, "b": self.start("b", *known), "c": self.start("c", *known)}
+        """a and b train, and c joins them late: it fetches what they have trained."""
+        a = self.start("a", "--min-peers", "1")
+        b = self.start("b", "--min-peers", "1", "--peers", a.address)
+        a.until_step(24)
+        c = self.start("c", "--peers", a.address)
+        c.until_log("fetching . blocks")
+        return {"a": a, "b": b, "c": c}
 
-    def private(self, tokenizer: Any) -> list[bytes]:
-        """What may not leave the machine."""
+    def private(self) -> list[bytes]:
+        """What may not leave the machine, as text."""
         found = [text.encode() for text in self.texts.values()]
         found += [str(path).encode() for path in self.paths.values()]
-        found += [str(self._peers.folder).encode(), str(self._peers.model).encode()]
-        if len(socket.gethostname()) >= LENGTH:
-            found.append(socket.gethostname().encode())
-        for text in self.texts.values():
-            found += as_numbers(tokenizer.encode(text[:3000], add_special_tokens=False))
-        return found
+        return [*found, str(self._peers.folder).encode(), str(self._peers.model).encode(), HOST.encode()]
+
+    def leaked(self, tokenizer: Any) -> set[bytes]:
+        """What has left it all the same."""
+        sent = tapped(self.sent)
+        ids = [tokenizer.encode(text[:3000], add_special_tokens=False) for text in self.texts.values()]
+        return fragments_in(sent, self.private()) | tokens_in(sent, ids)
 
 
 @pytest.fixture
@@ -99,7 +111,6 @@ def tokenizer(tiny: Path) -> Any:
 
 def test_nothing_private_is_sent_or_told_to_others(trio: Trio, peers: Fleet, tokenizer: Any) -> None:
     daemons = trio.run()
-    daemons["a"].until_step(24)
     stranger = trio.start(
         "b", "--state-dir", str(peers.folder / "s"), "--lr", "0.5", "--peers", daemons["a"].address
     )
@@ -107,21 +118,23 @@ def test_nothing_private_is_sent_or_told_to_others(trio: Trio, peers: Fleet, tok
     shown = {}
     for name, daemon in daemons.items():
         daemon.until(lambda reply: len(reply.neighbours) >= 2)
-        shown[name] = peers.run("status", "--json", "--state-dir", str(daemon.state_dir)).out
+        shown[name] = "".join(
+            peers.run(command, "--json", "--state-dir", str(daemon.state_dir)).out
+            for command in ("status", "neighbours")
+        )
     for daemon in daemons.values():
         peers.run("stop", "--state-dir", str(daemon.state_dir))
     assert [daemon.result().code for daemon in daemons.values()] == [0, 0, 0]
-    sent = tapped(trio.sent)
-    assert len(sent) > 3 * 2 * 20 * 4 * 1000
-    assert fragments_in(sent, trio.private(tokenizer)) == set()
+    assert len(tapped(trio.sent)) > 3 * 2 * 20 * 4 * 1000
+    assert trio.leaked(tokenizer) == set()
     for name, daemon in daemons.items():
-        others = [n for n in daemons if n != name]
-        theirs = [trio.texts[n].encode() for n in others] + [trio.paths[n].name.encode() for n in others]
-        own = [trio.texts[name].encode()]
-        assert fragments_in((shown[name] + daemon.log).encode(), theirs + own) == set()
+        private = [text.encode() for text in trio.texts.values()] + [HOST.encode()]
+        for other in daemons.keys() - {name}:
+            private += [f"doctor-{other * 9}".encode(), trio.paths[other].name.encode()]
+        assert fragments_in((shown[name] + daemon.log).encode(), private) == set()
 
 
-def test_a_bad_file_is_named_to_its_owner_alone(trio: Trio, peers: Fleet, tokenizer: Any) -> None:
+def test_a_bad_file_is_named_to_its_owner_alone(trio: Trio, peers: Fleet) -> None:
     a = trio.start("a", "--min-peers", "1", "--steps", "8")
     trio.paths["b"].write_bytes(b"\xff" + trio.texts["b"].encode())
     b = trio.start("b", "--peers", a.address)
@@ -130,15 +143,17 @@ def test_a_bad_file_is_named_to_its_owner_alone(trio: Trio, peers: Fleet, tokeni
     assert f"{trio.paths['b']} is not UTF-8" in ended.err
     peers.run("stop", "--state-dir", str(a.state_dir))
     assert a.result().code == 0
-    assert fragments_in(tapped(trio.sent) + a.log.encode(), [trio.paths["b"].name.encode()]) == set()
+    private = [trio.texts["b"].encode(), str(trio.paths["b"].relative_to(peers.folder)).encode()]
+    assert fragments_in(tapped(trio.sent) + a.log.encode(), private) == set()
 
 
 @pytest.mark.parametrize("place", PLANTED)
 def test_a_leak_that_is_planted_is_found(place: str, trio: Trio, tokenizer: Any) -> None:
     secret = trio.texts["b"][100 : 100 + LENGTH + 2]
-    leak = PLANTED[place].format(secret=secret, length=len(secret))
+    ids = struct.pack("<6q", *tokenizer.encode(secret[:6], add_special_tokens=False))
+    leak = PLANTED[place].format(secret=secret, length=len(secret), ids=ids)
     a = trio.start("a", "--min-peers", "1", "--steps", "8")
     b = trio.start("b", "--peers", a.address, "--steps", "8", leak=leak)
-    while not fragments_in(tapped(trio.sent), trio.private(tokenizer)) and b.poll() is None:
+    while not trio.leaked(tokenizer) and b.poll() is None:
         pass
-    assert secret.encode()[:LENGTH] in fragments_in(tapped(trio.sent), trio.private(tokenizer))
+    assert trio.leaked(tokenizer) & {secret.encode()[:LENGTH], ids}
