@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -192,7 +192,9 @@ class Peer:
                 self._model.objective = OwnLoss(self._model.module, self._loss)
         return self._model
 
-    def _load_data(self, seed: int, config: PeerConfig, model: TrainableModel) -> Source:
+    def _load_data(
+        self, seed: int, config: PeerConfig, model: TrainableModel, tell: Callable[[str], None]
+    ) -> Source:
         assert self._data is not None
         wrap = token_batch if self._loss is None else OwnBatch
         return OwnData(self._data, self._held_out, self._collate, wrap, data_seed(seed, config.name))

@@ -56,8 +56,11 @@ POLL_S = 0.2
 
 
 ModelLoader = Callable[[RunSpec, PeerConfig, torch.device], TrainableModel]
-DataLoader = Callable[[int, PeerConfig, TrainableModel], Source]
-"""(the run's seed, settings, model) -> data; called again when the run turns out to have another seed."""
+DataLoader = Callable[[int, PeerConfig, TrainableModel, Callable[[str], None]], Source]
+"""(the run's seed, settings, model, what is told of what is waited for) -> data.
+
+Called on the compute thread, and again when the run turns out to have another seed.
+"""
 
 
 class Peer:
@@ -135,17 +138,17 @@ class Peer:
         self, device: torch.device, compute: ComputeThread
     ) -> tuple[TrainableModel, Source, CheckpointStore, Checkpoint | None, Terms]:
         config = self._config
-        self._progress.waiting_for = "the checkpoint to be read"
+        self._wait_for("the checkpoint to be read")
         store = CheckpointStore(config.state_dir)
         checkpoint = await compute.run(store.load)
         log.info("loading %s", config.model or "the model")
-        self._progress.waiting_for = f"the model {config.model or ''} to be loaded"
+        self._wait_for(f"the model {config.model or ''} to be loaded")
         asked = _as_before(self._spec, checkpoint)
         model = await compute.run(self._load_model, asked, config, device)
         spec = model.spec
         log.info("%d blocks, %.1f M parameters", len(model.plan), model.plan.numel / 1e6)
-        self._progress.waiting_for = "the data to be read"
-        data = await compute.run(self._load_data, spec.seed, config, model)
+        self._wait_for("the data to be read")
+        data = await compute.run(self._load_data, spec.seed, config, model, self._wait_for)
         terms = _terms(spec, checkpoint, config)
         if checkpoint is not None:
             await _restore(model, checkpoint, compute)
@@ -154,6 +157,9 @@ class Peer:
             if checkpoint.lost and self._notices.add(checkpoint.lost):
                 log.warning(checkpoint.lost)
         return model, data, store, checkpoint, terms
+
+    def _wait_for(self, text: str) -> None:
+        self._progress.waiting_for = text
 
     async def _train(
         self,
@@ -209,7 +215,9 @@ class Peer:
                     else:
                         network.freeze()
                         if terms.spec.seed != seed:
-                            data = await compute.run(self._load_data, terms.spec.seed, config, model)
+                            data = await compute.run(
+                                self._load_data, terms.spec.seed, config, model, self._wait_for
+                            )
                         self._trainer = Trainer(
                             terms.spec,
                             terms.set_fields,
@@ -387,8 +395,8 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
     )
 
 
-def load_files(seed: int, config: PeerConfig, model: TrainableModel) -> Source:
-    """The data of the settings. Raises OperatorError."""
+def load_files(seed: int, config: PeerConfig, model: TrainableModel, tell: Callable[[str], None]) -> Source:
+    """The data of the settings. ``tell`` hears now and then what is waited for. Raises OperatorError."""
     _check_length(config.seq_len, model)
     data = load_data(
         config.data,
@@ -400,6 +408,7 @@ def load_files(seed: int, config: PeerConfig, model: TrainableModel) -> Source:
         data_seed(seed, config.name),
         keep=config.state_dir,
         strict=config.strict_data,
+        tell=tell,
     )
     what = f"sequences of {config.seq_len} tokens" if isinstance(data, PackedData) else "examples"
     log.info("%d %s to train on, %d held out", data.train_sequences, what, data.held_out)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import StringIO
 from typing import Any, NamedTuple, Protocol
 
 from decad.core.batch import IGNORED
+from decad.data.records import pieces
 from decad.errors import DataError
 
-# Characters handed to the tokenizer at once: it returns Python lists, at some 36 bytes a token.
-PIECE = 1 << 20
 PAIRS = (
     ("text", "text_pair"),
     ("premise", "hypothesis"),
@@ -68,11 +68,10 @@ def encoder(columns: Mapping[str, Any], tokenizer: Any, task: str, labels: Seque
     )
 
 
-def packed_tokens(columns: Mapping[str, Any], tokenizer: Any) -> Iterator[list[int]]:
-    """A document's tokens, piece by piece, and the end-of-text token."""
-    for piece in _pieces(_text(columns, "text")):
+def text_tokens(columns: Mapping[str, Any], tokenizer: Any) -> Iterator[list[int]]:
+    """Plain text's tokens, piece by piece."""
+    for piece in pieces(StringIO(_text(columns, "text"), newline="\n")):
         yield tokenizer.encode(piece, add_special_tokens=False)
-    yield [tokenizer.eos_token_id]
 
 
 class _Completion:
@@ -186,16 +185,6 @@ def _text(columns: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
     if not text and not empty:
         raise BadRecordError(f"its {name} is empty")
     return text
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """``text`` in pieces of at least `PIECE` characters (but for the last), cut after line ends."""
-    start = 0
-    while start < len(text):
-        line_end = text.find("\n", start + PIECE)
-        end = len(text) if line_end < 0 else line_end + 1
-        yield text[start:end]
-        start = end
 
 
 def _listed(columns: Mapping[str, Any]) -> str:

@@ -96,15 +96,14 @@ class ExampleData(LocalData):
     """Examples of different lengths, each with tokens that are to be predicted or with a class."""
 
     def __init__(self, data: Tokenised, padding: int, held_out: float, seed: int) -> None:
-        corpus = data.corpus
-        if len(corpus.ends) < 2:
+        count = data.ends.numel()
+        if count < 2:
             raise DataError(
                 "the data has one record, and two (one to train on, one to evaluate on) are needed. Add records."
             )
-        super().__init__(len(corpus.ends), held_out, seed)
+        super().__init__(count, held_out, seed)
         self._ids, self._trained, self._padding = data.ids, data.trained, padding
-        self._ends = torch.tensor(corpus.ends)
-        self._classes = torch.tensor(corpus.classes)
+        self._ends, self._classes = data.ends, data.classes
 
     def _batch(self, rows: Tensor) -> Batch:
         starts = torch.where(rows > 0, self._ends[rows - 1], 0)

@@ -6,11 +6,16 @@ import csv
 import json
 import os
 import tempfile
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from decad.errors import DataError
+
+# Characters handed to the tokenizer at once: it returns Python lists, at some 36 bytes a token.
+PIECE = 1 << 20
 
 
 class Record(NamedTuple):
@@ -20,12 +25,16 @@ class Record(NamedTuple):
     """For people: file and line, or file and number."""
     columns: Mapping[str, Any]
     wrong: str = ""
+    goes_on: bool = False
+    """The next one is more of the same text."""
+    offset: int = 0
+    """Bytes of the file that are read so far; 0 where nobody knows."""
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """All records of a file, or of a saved dataset. A text file is one record.
+    """All records of a file, or of a saved dataset. A text file is one, which comes in pieces.
 
-    Raises DataError where nothing of the file can be read.
+    Only a .json file that is a list is read whole. Raises DataError where nothing of the file can be read.
     """
     try:
         if path.is_dir():
@@ -36,28 +45,56 @@ def read_records(path: Path) -> Iterator[Record]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from None
 
 
+def pieces(file: TextIO) -> Iterator[str]:
+    """The text of ``file``, opened with ``newline="\\n"``, cut after line ends, and in lines longer than `PIECE`."""
+    while piece := file.read(PIECE):
+        yield piece + file.readline(PIECE)
+
+
 def _text(path: Path) -> Iterator[Record]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text: byte {error.start} (0x{error.object[error.start]:02x}) fits no "
-            "character. Convert it, for instance with `iconv -f LATIN1 -t UTF-8`, or leave it out."
-        ) from None
-    text = text.removeprefix("\ufeff")
-    if not text:
-        raise DataError(f"{path} is empty. Leave it out of --data, or write text into it.")
-    yield Record(str(path), {"text": text})
+    place, last = str(path), ""
+    with path.open("rb") as raw:
+        file = TextIOWrapper(raw, encoding="utf-8-sig", newline="\n")
+        try:
+            for piece in pieces(file):
+                if last:
+                    yield Record(place, {"text": last}, goes_on=True, offset=raw.tell())
+                last = piece
+        except UnicodeDecodeError:
+            wrong, byte = _first_wrong_byte(path)
+            raise DataError(
+                f"{path} is not UTF-8 text: byte {wrong} (0x{byte:02x}) fits no character. Convert it, for instance "
+                "with `iconv -f LATIN1 -t UTF-8`, or leave it out."
+            ) from None
+        if not last:
+            raise DataError(f"{path} is empty. Leave it out of --data, or write text into it.")
+        yield Record(place, {"text": last}, offset=raw.tell())
+
+
+def _first_wrong_byte(path: Path) -> tuple[int, int]:
+    """Its offset and value; an error in text that is decoded as it is read counts from the last read."""
+    decoder, done = getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as file:
+        while True:
+            chunk, held = file.read(PIECE), len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return done - held + error.start, error.object[error.start]
+            done += len(chunk)
 
 
 def _lines(path: Path) -> Iterator[Record]:
+    offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             place = f"{path}, line {number}"
+            offset += len(line)
             if not line.strip():
                 continue
             try:
-                yield _object(place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                yield _object(place, value, offset)
             except UnicodeDecodeError:
                 yield Record(place, {}, "it is not UTF-8")
             except ValueError as error:
@@ -82,16 +119,17 @@ def _json(path: Path) -> Iterator[Record]:
         yield _object(f"{path}, record {number}", record)
 
 
-def _object(place: str, value: Any) -> Record:
+def _object(place: str, value: Any, offset: int = 0) -> Record:
     if isinstance(value, dict):
-        return Record(place, value)
+        return Record(place, value, offset=offset)
     return Record(place, {}, "it is not an object with named columns")
 
 
 def _csv(path: Path) -> Iterator[Record]:
     csv.field_size_limit(1 << 30)
     # A byte that is no character spoils its record alone.
-    with path.open("r", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with path.open("rb") as raw:
+        file = TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.reader(file, strict=True)
         names = next(rows, None)
         if not names:
@@ -114,7 +152,7 @@ def _csv(path: Path) -> Iterator[Record]:
             elif any("\udc80" <= char <= "\udcff" for cell in row for char in cell):
                 yield Record(place, {}, "it is not UTF-8")
             else:
-                yield Record(place, dict(zip(names, row, strict=True)))
+                yield Record(place, dict(zip(names, row, strict=True)), offset=raw.tell())
 
 
 def _parquet(path: Path) -> Iterator[Record]:

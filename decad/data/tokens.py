@@ -1,39 +1,45 @@
 """All records of the data as token ids in a file that is mapped into memory: data may be larger than memory.
 
-    STATE_DIR/data-<key>/tokens.bin     int32, record after record
-    STATE_DIR/data-<key>/targets.bin    int32, which of them are to be predicted (1, 0); not for packed text and classes
-    STATE_DIR/data-<key>/index.json     the rest: how many, where each ends, classes
+    STATE_DIR/tokens/<key>/tokens.bin   int32, record after record
+    STATE_DIR/tokens/<key>/targets.bin  int32, which of them are to be predicted (1, 0); not for packed text and classes
+    STATE_DIR/tokens/<key>/ends.bin     int64, where each example ends among the tokens; not for packed text
+    STATE_DIR/tokens/<key>/classes.bin  int64, the examples' classes, if that is what they have
+    STATE_DIR/tokens/<key>/index.json   how many of what
 
 They are written once and read again at the next start, as long as data, tokenizer and settings are the same.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import re
 import shutil
 import tempfile
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from decad.data.examples import BadRecordError, Encode, Example, encoder, packed_tokens
+from decad.data.examples import BadRecordError, Encode, Example, encoder, text_tokens
 from decad.data.files import data_files, size_of
 from decad.data.records import Record, read_records
 from decad.errors import DataError
 
 log = logging.getLogger("decad")
 
-TOKENS, TARGETS, INDEX = "tokens.bin", "targets.bin", "index.json"
-PREFIX = "data-"
+FOLDER = "tokens"
+TOKENS, TARGETS, ENDS, CLASSES, INDEX = "tokens.bin", "targets.bin", "ends.bin", "classes.bin", "index.json"
+UNFINISHED = "unfinished-"
 SAID = 5
 """Bad records that are reported one by one."""
 TELL_S = 10.0
@@ -53,9 +59,6 @@ class Corpus:
     """Bad records, left out."""
     cut: int = 0
     """Records that are longer than a sequence and were cut."""
-    ends: list[int] = field(default_factory=list)
-    """Where each example ends among the tokens; empty for packed text."""
-    classes: list[int] = field(default_factory=list)
 
 
 class Tokenised:
@@ -63,8 +66,10 @@ class Tokenised:
 
     def __init__(self, folder: Path) -> None:
         self.corpus = Corpus(**json.loads((folder / INDEX).read_text())["corpus"])
-        self.ids = _mapped(folder / TOKENS)
-        self.trained = _mapped(folder / TARGETS) if self.corpus.kind == "examples" else None
+        self.ids = _mapped(folder / TOKENS, np.int32)
+        self.trained = _mapped(folder / TARGETS, np.int32) if self.corpus.kind == "examples" else None
+        self.ends = _mapped(folder / ENDS, np.int64)
+        self.classes = _mapped(folder / CLASSES, np.int64)
 
 
 def tokenise(
@@ -85,29 +90,39 @@ def tokenise(
     """
     files = data_files(paths)
     key = _key(files, tokenizer, task, labels, seq_len)
-    if keep is not None:
-        kept = keep / f"{PREFIX}{key}"
-        for old in keep.glob(f"{PREFIX}*"):
-            if old != kept:
-                shutil.rmtree(old, ignore_errors=True)
-        if (kept / INDEX).is_file():
-            return Tokenised(kept)
+    home = None if keep is None else keep / FOLDER
     try:
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=keep) as name:
+        if home is not None:
+            _clear(home, key)
+            if (home / key / INDEX).is_file():
+                return Tokenised(home / key)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=home) as name:
             folder = Path(name)
             with _Writer(folder, tokenizer, task, labels, seq_len, strict) as writer:
                 _read_all(files, writer, tell)
-            if keep is None:
+            if home is None:
                 return Tokenised(folder)  # mapped: the memory stays though the names go
-            whole = folder.rename(kept)
+            whole = folder.rename(home / key)
             folder.mkdir()  # for its own removal
             return Tokenised(whole)
     except OSError as error:
-        where = keep or tempfile.gettempdir()
+        advice = "Check that directory."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            size = sum(map(size_of, files)) / 1e6
+            advice = f"They take about as much room as the data, {size:.0f} MB. Free some there."
         raise DataError(
-            f"The data could not be tokenised into {where}: {error.strerror or error}. Free some space there: it takes "
-            f"about as much as the data, {sum(map(size_of, files)) / 1e6:.0f} MB."
+            f"The data's tokens could not be written to {home or tempfile.gettempdir()}: {error.strerror or error}. "
+            f"{advice}"
         ) from None
+
+
+def _clear(home: Path, key: str) -> None:
+    """Make ``home``, and remove from it what earlier starts wrote, unless it is ``key``; nothing else."""
+    home.mkdir(exist_ok=True)
+    for path in home.iterdir():
+        ours = path.name.startswith(UNFINISHED) or (_KEY.fullmatch(path.name) and (path / INDEX).is_file())
+        if ours and path.name != key and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _read_all(files: Sequence[Path], writer: _Writer, tell: Callable[[str], None]) -> None:
@@ -118,7 +133,8 @@ def _read_all(files: Sequence[Path], writer: _Writer, tell: Callable[[str], None
             writer.add(record)
             if time.monotonic() - told > TELL_S:
                 told = time.monotonic()
-                text = f"{writer.corpus.records} records, {done / 1e6:.0f} MB of {sum(sizes) / 1e6:.0f} MB"
+                read = (done + record.offset) / 1e6
+                text = f"{writer.corpus.records} records, {read:.0f} MB of {sum(sizes) / 1e6:.0f} MB"
                 log.info("reading the data: %s", text)
                 tell(f"the data to be read ({text})")
         done += size
@@ -137,13 +153,16 @@ class _Writer:
         """What was said of the last bad record."""
 
     def __enter__(self) -> _Writer:
-        self._tokens: BinaryIO = (self._folder / TOKENS).open("wb")
-        self._targets: BinaryIO = (self._folder / TARGETS).open("wb")
+        with ExitStack() as files:
+            self._tokens, self._targets, self._ends, self._classes = (
+                files.enter_context((self._folder / name).open("wb"))
+                for name in (TOKENS, TARGETS, ENDS, CLASSES)
+            )
+            self._files = files.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._tokens.close()
-        self._targets.close()
+        self._files.close()
 
     def add(self, record: Record) -> None:
         """Raises DataError when it is bad and that is not allowed."""
@@ -152,7 +171,7 @@ class _Writer:
                 raise BadRecordError(record.wrong)
             self._add(record)
         except BadRecordError as error:
-            self._bad(record.place, str(error))
+            self._bad(record, str(error))
 
     def _add(self, record: Record) -> None:
         columns = tuple(record.columns)
@@ -160,16 +179,18 @@ class _Writer:
             self._encoders[columns] = encoder(record.columns, self._tokenizer, self._task, self._labels)
         encode = self._encoders[columns]
         example = None if encode is None else encode(record.columns)
-        self._be(
-            "packed" if example is None else "classes" if example.trained is None else "examples",
-            record.place,
-        )
-        if example is None:
-            for piece in packed_tokens(record.columns, self._tokenizer):
-                self._write(piece)
-        else:
+        kind = "packed" if example is None else "classes" if example.trained is None else "examples"
+        if self.corpus.kind not in ("", kind):
+            raise BadRecordError(f"it is {_KINDS[kind]}, and what came before it {_KINDS[self.corpus.kind]}")
+        if example is not None:
             self._example(example)
-        self.corpus.records += 1
+        else:
+            for tokens in text_tokens(record.columns, self._tokenizer):
+                self._write(tokens)
+            if not record.goes_on:
+                self._write([self._tokenizer.eos_token_id])
+        self.corpus.kind = kind
+        self.corpus.records += not record.goes_on
 
     def _example(self, example: Example) -> None:
         tokens, trained = example.tokens[: self._seq_len], (example.trained or [])[: self._seq_len]
@@ -180,28 +201,25 @@ class _Writer:
         self.corpus.cut += len(example.tokens) > self._seq_len
         self._write(tokens)
         self._targets.write(array("i", trained).tobytes())
-        self.corpus.ends.append(self.corpus.tokens)
+        self._ends.write(array("q", [self.corpus.tokens]).tobytes())
         if example.trained is None:
-            self.corpus.classes.append(example.label)
-
-    def _be(self, kind: str, place: str) -> None:
-        if self.corpus.kind not in ("", kind):
-            raise BadRecordError(f"it is {_KINDS[kind]}, and what came before it {_KINDS[self.corpus.kind]}")
-        self.corpus.kind = kind
+            self._classes.write(array("q", [example.label]).tobytes())
 
     def _write(self, tokens: Sequence[int]) -> None:
         self._tokens.write(array("i", tokens).tobytes())
         self.corpus.tokens += len(tokens)
 
-    def _bad(self, place: str, wrong: str) -> None:
+    def _bad(self, record: Record, wrong: str) -> None:
         if self._strict:
             raise DataError(
-                f"{place}: {wrong}. Mend it, or leave out --strict-data to go on without such records."
+                f"{record.place}: {wrong}. Mend it, or leave out --strict-data to go on without such records."
             )
+        if record.goes_on:
+            return  # its last piece will be as bad
         self.corpus.skipped += 1
         if self.corpus.skipped <= SAID:
-            log.warning("%s: %s; left out", place, wrong)
-        self._last = f"{place}: {wrong}"
+            log.warning("%s: %s; left out", record.place, wrong)
+        self._last = f"{record.place}: {wrong}"
 
     def finish(self) -> None:
         """Write the index. Raises DataError if there is nothing."""
@@ -219,14 +237,15 @@ class _Writer:
         (self._folder / INDEX).write_text(json.dumps({"corpus": asdict(corpus)}))
 
 
+_KEY = re.compile(r"[0-9a-f]{16}")
 _KINDS = {"packed": "plain text", "examples": "a conversation or completion", "classes": "labelled text"}
 
 
-def _mapped(path: Path) -> Tensor:
+def _mapped(path: Path, dtype: type[np.integer[Any]]) -> Tensor:
     if not path.stat().st_size:
-        return torch.empty(0, dtype=torch.int32)
+        return torch.from_numpy(np.empty(0, dtype))
     # Copy on write, since torch wants to be able to write; nobody does.
-    return torch.from_numpy(np.memmap(path, dtype=np.int32, mode="c"))
+    return torch.from_numpy(np.memmap(path, dtype=dtype, mode="c"))
 
 
 def _key(files: Sequence[Path], tokenizer: Any, task: str, labels: Sequence[str], seq_len: int) -> str:

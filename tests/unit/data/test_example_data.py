@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,11 +211,26 @@ class TestKept:
         write(path, *[{"prompt": str(i), "completion": "y"} for i in range(10)])
         assert load(path, tokenizer, keep=tmp_path).train_sequences == 10
         assert len(reads) == 2
-        assert len(list(tmp_path.glob("data-*"))) == 1
+        assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+    def test_what_an_interrupted_start_left_goes(self, folder: Path, tmp_path: Path, tokenizer: Any) -> None:
+        (tmp_path / "tokens" / "unfinished-x1").mkdir(parents=True)
+        load(write(folder / "d.jsonl", *[{"prompt": "a", "completion": "x"}] * 2), tokenizer, keep=tmp_path)
+        assert not (tmp_path / "tokens" / "unfinished-x1").exists()
+
+    @pytest.mark.parametrize("theirs", ["data-mine", "tokens/mine", "tokens/0123456789abcdef"])
+    def test_what_others_keep_there_stays(
+        self, folder: Path, tmp_path: Path, tokenizer: Any, theirs: str
+    ) -> None:
+        precious = tmp_path / theirs / "precious.txt"
+        precious.parent.mkdir(parents=True)
+        precious.write_text("years of work")
+        load(write(folder / "d.jsonl", *[{"prompt": "a", "completion": "x"}] * 2), tokenizer, keep=tmp_path)
+        assert precious.read_text() == "years of work"
 
     def test_nobody_else_may_read_them(self, folder: Path, tmp_path: Path, tokenizer: Any) -> None:
         load(write(folder / "d.jsonl", *[{"prompt": "a", "completion": "x"}] * 2), tokenizer, keep=tmp_path)
-        (kept,) = tmp_path.glob("data-*")
+        (kept,) = (tmp_path / "tokens").iterdir()
         assert kept.stat().st_mode & 0o077 == 0
 
 
@@ -227,3 +243,22 @@ def test_the_order_is_resumed_exactly(folder: Path, tokenizer: Any) -> None:
     assert torch.equal(second.inputs, again.inputs)
     seen = {tuple(row[:3]) for batch in (first, second) for row in batch.inputs.tolist()}
     assert len(seen) == 20
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+def test_how_far_the_reading_is_can_be_heard(
+    folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("decad.data.tokens.TELL_S", -1.0)
+    line = {"txt": "word " * 40_000, "jsonl": json.dumps({"text": "word " * 40_000}), "csv": "word " * 40_000}
+    path = folder / f"d.{kind}"
+    path.write_text("".join(f"{row}\n" for row in [*(["text"] if kind == "csv" else []), *[line[kind]] * 20]))
+    heard: list[str] = []
+    load(path, tokenizer, tell=heard.append)
+    (before, read) = [int(re.search(r"(\d+) MB of 4 MB", text)[1]) for text in (heard[0], heard[-1])]  # type: ignore[index]
+    assert before < read
+
+
+def test_a_bad_first_record_does_not_decide_what_the_data_is(folder: Path, tokenizer: Any) -> None:
+    path = write(folder / "d.jsonl", {"text": ""}, *[{"prompt": "a", "completion": "x"}] * 3)
+    assert load(path, tokenizer).corpus.skipped == 1

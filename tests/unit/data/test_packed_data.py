@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,21 +69,48 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     assert load(write(tmp_path / "a.txt", b"\xef\xbb\xbf" + b"x" * 40)).corpus.tokens == 41
 
 
-def test_long_text_reaches_the_tokenizer_in_pieces_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+class TestLongText:
+    @pytest.fixture(autouse=True)
+    def short_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("decad.data.records.PIECE", 10)
+
+    def pieces(self, path: Path, text: str) -> list[str]:
+        """What the tokenizer is given."""
+        seen: list[str] = []
+
+        class Spy(ByteTokenizer):
+            def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+                seen.append(text)
+                return super().encode(text, add_special_tokens=add_special_tokens)
+
+        data = load_data(
+            [write(path, text if path.suffix == ".txt" else json.dumps({"text": text}))],
+            Spy(), "causal-lm", (), 8, 0.1, 0,
+        )  # fmt: skip
+        assert (data.corpus.tokens, data.corpus.records) == (len(text.encode()) + 1, 1)
+        return seen
+
+    def test_comes_in_pieces_that_end_with_lines(self, tmp_path: Path, name: str) -> None:
+        text = "".join(f"line {i}\r\n" for i in range(40)) + "the end"
+        seen = self.pieces(tmp_path / name, text)
+        assert "".join(seen) == text
+        assert len(seen) > 10
+        assert {piece[-1] for piece in seen[:-1]} == {"\n"}
+
+    def test_a_line_without_end_is_cut(self, tmp_path: Path, name: str) -> None:
+        seen = self.pieces(tmp_path / name, "\u00e4" * 95)
+        assert [len(piece) for piece in seen] == [20, 20, 20, 20, 15]
+
+
+@pytest.mark.parametrize("place", [3, 9, 10, 11, 50])
+def test_a_byte_that_is_no_text_is_named_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    monkeypatch.setattr("decad.data.examples.PIECE", 10)
-    text = "".join(f"line {i}\n" for i in range(40)) + "the end"
-    seen: list[str] = []
-
-    class Spy(ByteTokenizer):
-        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-            seen.append(text)
-            return super().encode(text, add_special_tokens=add_special_tokens)
-
-    load_data([write(tmp_path / "a.txt", text)], Spy(), "causal-lm", (), 8, 0.1, 0)
-    assert "".join(seen) == text
-    assert len(seen) > 10
+    monkeypatch.setattr("decad.data.records.PIECE", 10)
+    path = write(tmp_path / "a.txt", (b"x" * place + b"\xc3" + b"x" * 20_000))
+    with pytest.raises(DataError, match=rf"byte {place} \(0xc3\)"):
+        load(path)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.001, 1), (0.3, 3), (0.5, 5), (0.999, 9)])
