@@ -6,20 +6,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from decad.config import PeerConfig, RunSpec
 from decad.core.batch import Batch, Examples, Score
-from decad.core.keyed import keyed_bits, uint64
 from decad.core.memory import bytes_of
+from decad.daemon.device import DTYPES
+from decad.data.order import places
 from decad.data.position import DataPosition
 from decad.errors import ConfigError, DataError
 from decad.model.patterns import matches
@@ -30,8 +28,6 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 Collate = Callable[[list[Any]], Any]
 """Some examples -> a batch of them."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @runtime_checkable
@@ -139,10 +135,9 @@ class OwnData:
         if self._examples is None:
             return self._wrap(self._next()), DataPosition(position.consumed + 1)
         count, end = len(self._examples), position.consumed + batch_size
-        drawn = []
-        for place in range(position.consumed, end):
-            epoch, index = divmod(place, count)
-            drawn.append(self._examples[int(_order(self._seed, epoch, count)[index])])
+        drawn = [
+            self._examples[int(place)] for place in places(self._seed, position.consumed, batch_size, count)
+        ]
         return self._wrap(self._collate(drawn)), DataPosition(end)
 
     def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Examples]:
@@ -182,11 +177,6 @@ def _numbered(data: Indexed | Iterable[Any]) -> Indexed | None:
     return data if isinstance(data, Indexed) and not isinstance(data, IterableDataset) else None
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.argsort(uint64(keyed_bits("epoch", seed, epoch), count), kind="stable")
-
-
 # -- models -------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +187,11 @@ def own_model(
 
     It is put into evaluation mode, since dropout would make a resumed run another run, and moved to ``device``.
     """
+    if config.gradient_checkpointing:
+        raise ConfigError(
+            "gradient_checkpointing is for models that decad loads. In a module of your own, use "
+            "torch.utils.checkpoint where you want it, and leave the setting out."
+        )
     if config.dtype != "auto":
         module.to(DTYPES[config.dtype])
     if {parameter.dtype for parameter in module.parameters()} not in [{dtype} for dtype in DTYPES.values()]:

@@ -41,6 +41,10 @@ class Slot:
         """Rows of the second moment's row means: all but the last index; 1 for vectors and scalars."""
         return math.prod(self.shape[:-1]) if len(self.shape) > 1 else 1
 
+    def part(self, whole: Tensor) -> Tensor:
+        """The view of the parameter, or of its gradient, that lies here."""
+        return whole[self.first_row : self.first_row + self.shape[0]] if self.shape else whole
+
 
 @dataclass(frozen=True)
 class Block:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from decad.core.batch import IGNORED
 from decad.data.records import pieces
-from decad.errors import DataError
+from decad.errors import DataError, first_line
 
 PAIRS = (
     ("text", "text_pair"),
@@ -120,13 +120,13 @@ class _Messages:
             return self._by_marks(messages) if self._marked else self._by_length(messages)
         except (ValueError, TypeError, KeyError) as error:
             raise BadRecordError(
-                f"the chat template does not take its messages ({_first_line(error)})"
+                f"the chat template does not take its messages ({first_line(error)})"
             ) from None
         except Exception as error:  # the template's own raise_exception: jinja2 has its error types
             if type(error).__module__.partition(".")[0] != "jinja2":
                 raise
             raise BadRecordError(
-                f"the chat template does not take its messages ({_first_line(error)})"
+                f"the chat template does not take its messages ({first_line(error)})"
             ) from None
 
     def _by_marks(self, messages: list[dict[str, str]]) -> Example:
@@ -189,7 +189,3 @@ def _text(columns: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
 
 def _listed(columns: Mapping[str, Any]) -> str:
     return ", ".join(columns) or "none"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from decad.errors import DataError
+from decad.errors import DataError, first_line
 
 # Characters handed to the tokenizer at once: it returns Python lists, at some 36 bytes a token.
 PIECE = 1 << 20
@@ -196,9 +196,8 @@ def _arrow(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    text = str(error).strip() or type(error).__name__
     return DataError(
-        f"{path} cannot be read as {path.suffix or 'a saved dataset'}: {text.splitlines()[0]}. Copy it again."
+        f"{path} cannot be read as {path.suffix or 'a saved dataset'}: {first_line(error)}. Copy it again."
     )
 
 

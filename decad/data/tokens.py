@@ -21,7 +21,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ def tokenise(
             whole = folder.rename(home / key)
             folder.mkdir()  # for its own removal
             return Tokenised(whole)
+    except DataError:
+        if home is not None:
+            with suppress(OSError):
+                home.rmdir()  # a start that fails leaves nothing; it stays if something is in it
+        raise
     except OSError as error:
         advice = "Check that directory."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

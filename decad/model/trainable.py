@@ -232,7 +232,7 @@ def add_up(gradients: list[Tensor], block: Block, weight: float, flat: Tensor | 
     sums = torch.empty(block.numel, device=gradients[0].device) if flat is None else flat
     for slot, view in zip(block.slots, block.views(sums).values(), strict=True):
         gradient = gradients.pop(0)
-        rows = gradient[slot.first_row : slot.first_row + slot.shape[0]] if slot.shape else gradient
+        rows = slot.part(gradient)
         if flat is None:
             view.copy_(rows).mul_(weight)
         else:
