@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,11 @@ from decad.wire.counters import overhead_bytes, payload_bytes
 
 def show_blocks(model: Path, options: Mapping[str, Any], as_json: bool) -> None:
     """Print the plan; ``options`` are settings, and ``neighbours``. Raises ModelError and ConfigError."""
-    named = {key: value for key, value in options.items() if key != "neighbours" and value != ""}
-    asked, config = load_settings({**named, "model": model, "data": "."}, environ={}, toml=Path(os.devnull))
+    named = {key: value for key, value in options.items() if key != "neighbours"}
+    asked, config = load_settings({**named, "model": model, "data": "."})
     spec = what_to_train(model, asked)
     chosen = choose_dtype(config.dtype, choose_device(config.device))
-    sequences, seq_len = config.batch_size, config.seq_len
+    sequences, seq_len = min(config.batch_size, config.micro_batch or config.batch_size), config.seq_len
     libraries = psutil.Process().memory_info().rss
     plan, frozen, needs = measure(
         model,

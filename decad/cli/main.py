@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import click
 from decad import __version__
 from decad.errors import ConfigError, DecadError, InternalError, first_cause
 from decad.paths import default_state_dir
+
+Command = Callable[..., None]
 
 
 def _from_toml(key: str) -> Path | None:
@@ -118,18 +120,32 @@ _SWITCHES = (
 )
 
 
-def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The flags of `decad start`, one for each setting; values are checked with those of file and environment."""
-    for name, help_ in reversed(_SWITCHES):
-        command = click.option(name, is_flag=True, default=None, help=help_)(command)
-    for name, metavar, help_ in reversed(_SETTINGS):
-        command = click.option(name, metavar=metavar, help=help_)(command)
-    return command
+_OF_A_BLOCK = (
+    *("task", "labels", "blocks", "freeze", "moments", "encoding", "seq-len", "batch-size", "micro-batch"),
+    *("device", "dtype", "gradient-checkpointing"),
+)
+"""Settings that decide on what a block takes."""
+
+
+def _settings_options(names: Collection[str] = ()) -> Callable[[Command], Command]:
+    """The flags of `decad start`, one for each setting (or those of ``names``); values are checked with those of file
+    and environment."""
+
+    def decorate(command: Command) -> Command:
+        for name, help_ in reversed(_SWITCHES):
+            if not names or name.removeprefix("--").partition("/")[0] in names:
+                command = click.option(name, is_flag=True, default=None, help=help_)(command)
+        for name, metavar, help_ in reversed(_SETTINGS):
+            if not names or name.removeprefix("--") in names:
+                command = click.option(name, metavar=metavar, help=help_)(command)
+        return command
+
+    return decorate
 
 
 @cli.command()
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]")
-@_settings_options
+@_settings_options()
 @click.pass_obj
 def start(debug: bool, /, config: Path | None, **flags: Any) -> None:
     """Run this machine's peer in the foreground until it is done or stopped.
@@ -204,25 +220,14 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 
 @cli.command()
 @MODEL
-@click.option("--blocks", default="layers", show_default=True, help="As for `decad start`.")
-@click.option(
-    "--freeze", default="", help="Patterns of parameters that are not trained, separated by commas."
-)
-@click.option("--task", default="auto", show_default=True, help="auto, causal-lm or classification.")
-@click.option("--labels", default="", help="A classifier's classes, separated by commas.")
-@click.option("--moments", default="rowwise", show_default=True, help="Moment rule: some send more.")
-@click.option("--encoding", default="fp32", show_default=True, help="fp32 or bf16-delta.")
+@_settings_options(_OF_A_BLOCK)
 @click.option("--neighbours", default=1, show_default=True, help="Whose copies bf16-delta keeps.")
-@click.option("--seq-len", default=512, show_default=True, help="Tokens of a sequence.")
-@click.option("--batch-size", default=4, show_default=True, help="Sequences of a forward and backward pass.")
-@click.option("--gradient-checkpointing", is_flag=True, help="As for `decad start`.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @JSON
 def blocks(model: Path, as_json: bool, **options: Any) -> None:
     """How a model is divided into blocks, what each sends a step, and the memory that training it takes.
 
-    Reads config.json alone: the weights need not be there. Nothing is trained and nobody is met.
+    Takes the settings of `decad start`, also from ./decad.toml and DECAD_* variables. Reads config.json alone: the
+    weights need not be there. Nothing is trained and nobody is met.
     """
     from decad.cli.blocks import show_blocks
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from decad.config import RunSpec
 from decad.core.keyed import keyed_bits, uint64
-from decad.errors import ConfigError, ModelError
+from decad.errors import ConfigError, ModelError, first_line
 from decad.model.quiet import quiet_transformers
 
 CAUSAL_LM, CLASSIFICATION = "causal-lm", "classification"
@@ -73,9 +73,21 @@ def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
                 f"{directory} does not say what its classes are. Give them all with --labels A,B,C, the same at every "
                 "peer and in the same order, whether or not a peer's own data has examples of each."
             )
+    if task == CLASSIFICATION and (had := _classes_of_head(config)) not in (0, len(labels)):
+        raise ConfigError(
+            f"{directory} is a classifier of {had} classes and --labels names {len(labels)}. Name as many, or take the "
+            "model that it was made from, which has no classes yet."
+        )
     if task == CAUSAL_LM and labels:
         raise ConfigError("--labels is for --task classification. Leave it out, or give that too.")
     return spec.model_copy(update={"task": task, "labels": labels})
+
+
+def _classes_of_head(config: dict[str, Any]) -> int:
+    """Of a model that is a classifier already; 0 of others, whose heads are yet to be made."""
+    if "ForSequenceClassification" not in " ".join(config.get("architectures") or ()):
+        return 0
+    return len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
 
 
 def _task(directory: Path, config: dict[str, Any]) -> str:
@@ -202,8 +214,3 @@ def load_tokenizer(directory: Path, task: str) -> Any:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

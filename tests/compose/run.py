@@ -163,6 +163,10 @@ def health(container: str) -> str:
     return output("docker", "inspect", "--format", "{{.State.Health.Status}}", container).strip()
 
 
+def all_healthy(project: Project) -> bool:
+    return all(health(container) == "healthy" for name in THREE for container in project.containers(name))
+
+
 def show(statuses: dict[str, Any]) -> None:
     for status in statuses.values():
         others = ", ".join(
@@ -226,8 +230,7 @@ def main() -> None:
                 output("docker", "exec", c, "id", "-un").strip() for n in THREE for c in project.containers(n)
             }
             expect(user == {"decad"}, "none of them is root")
-            healthy = lambda _: all(health(c) == "healthy" for n in THREE for c in project.containers(n))  # noqa: E731
-            project.until("all three are healthy", THREE, healthy)
+            project.until("all three are healthy", THREE, lambda _: all_healthy(project))
             kill_and_return(project)
             project.run("--profile", "more", "up", "-d", "--no-build", "--scale", "more=2", "more")
             show(project.until("two more by --scale: all five mix", [*THREE, "more"], mixing(4, 60)))

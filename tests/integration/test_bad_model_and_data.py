@@ -50,6 +50,8 @@ ROWS = [
         CONFIG,
         "does not say what its classes are. Give them all with",
     ),
+    ("--model bert --labels a,b,c", {}, CONFIG, "is a classifier of 2 classes and --labels names 3"),
+    ("--model llama --blocks a=;b=model", {}, CONFIG, "--blocks: 'a=' is no block. Write NAME=PATTERN,..."),
     ("--model llama --labels a,b", {}, CONFIG, "--labels is for --task classification"),
     ("--model body", {}, MODEL, "holds a BertModel, which decad cannot tell"),
     ("--model t5", {}, MODEL, "holds a T5ForConditionalGeneration, which decad cannot tell"),
@@ -124,7 +126,10 @@ def test_start_says_what_is_wrong(
     for name, content in files.items():
         (peers.folder / name).write_text(content)
     name = flags.split()[1]
-    options = [*flags.split()[2:], *(("--labels", "bad,good") if name == "bert" else ())]
+    options = [
+        *flags.split()[2:],
+        *(("--labels", "bad,good") if "d.jsonl" in files and name == "bert" else ()),
+    ]
     daemon = peers.start("x", "--model", str(models / name), *options)
     result = daemon.result()
     *_, last = result.err.splitlines()

@@ -42,6 +42,16 @@ def test_for_people(model: Path) -> None:
     assert "Python and its libraries" in shown
 
 
+def test_settings_of_decad_toml_count_unless_a_flag_says_otherwise(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "decad.toml").write_text('blocks = "2"\nfreeze = ["lm_head"]\n')
+    monkeypatch.chdir(tmp_path)
+    assert len(json.loads(run(model, "--json"))["blocks"]) == 2
+    report = json.loads(run(model, "--json", "--blocks", "layers"))
+    assert (len(report["blocks"]), report["frozen"]) == (3, 300 * 32)
+
+
 def test_the_weights_need_not_be_there(model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((model / "config.json").read_bytes())
     assert "layer.1" in run(tmp_path)
