@@ -31,6 +31,7 @@ from decad.daemon.exchange import Exchange
 from decad.daemon.network import Network
 from decad.daemon.peer import Peer
 from decad.daemon.progress import Notices, Progress
+from decad.daemon.trainer import Trainer
 from decad.membership.identity import KEY_FILE, peer_id_of
 from support.ledger import WRITER, Ledger, Writer, watched
 from support.toy import ToyModel
@@ -74,12 +75,16 @@ class WatchedProgress(Progress):
         self.on_step(complete)
 
 
+LONG_CALLS = (Trainer._gradient.__name__, "evaluate")
+"""They go through the model; the others take a fiftieth of that."""
+
+
 class VirtualCompute(ComputeThread):
     """The compute thread of one process, on virtual time. ``gradient_s``: how long a gradient takes now."""
 
     def __init__(self, gradient_s: Callable[[], float]) -> None:
         self._thread = VirtualThread(
-            lambda call: gradient_s() * (1.0 if call.__name__ in ("gradient", "evaluate") else 0.02)
+            lambda call: gradient_s() * (1.0 if call.__name__ in LONG_CALLS else 0.02)
         )
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
