@@ -6,8 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 MODEL  := .demo/SmolLM2-135M-Instruct
-# Fast suites first; a suite that does not exist is left out.
-SUITES := $(wildcard $(addprefix tests/,unit paper property simulation integration chaos))
+# Fast suites first. These need one processor a test, the others run several processes each.
+SINGLE := $(addprefix tests/,unit paper property simulation)
+SEVERAL := $(addprefix tests/,integration chaos)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak compose-test check venv proto bench dist dist-test clean
@@ -20,7 +21,8 @@ demo: $(VENV)/.demo ## Train three peers together on this machine and compare wi
 	$(BIN)/python deploy/demo/run.py
 
 test: $(VENV)/.dev $(VENV)/.demo ## Run all tests, fast ones first
-	$(BIN)/python -m pytest -m "not slow" $(SUITES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(SINGLE)
+	$(BIN)/python -m pytest -m "not slow" $(SEVERAL)
 
 chaos: $(VENV)/.dev ## Do every harm to real daemons and print one table (as root; CHAOS_JSON=FILE keeps it)
 	$(BIN)/python tests/chaos/run.py $(if $(CHAOS_JSON),--json $(CHAOS_JSON))

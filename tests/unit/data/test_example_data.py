@@ -250,12 +250,13 @@ def test_how_far_the_reading_is_can_be_heard(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr("decad.data.tokens.TELL_S", -1.0)
+    monkeypatch.setattr("decad.data.records.PIECE", 1 << 16)
     line = {"txt": "word " * 40_000, "jsonl": json.dumps({"text": "word " * 40_000}), "csv": "word " * 40_000}
     path = folder / f"d.{kind}"
-    path.write_text("".join(f"{row}\n" for row in [*(["text"] if kind == "csv" else []), *[line[kind]] * 20]))
+    path.write_text("".join(f"{row}\n" for row in [*(["text"] if kind == "csv" else []), *[line[kind]] * 8]))
     heard: list[str] = []
     load(path, tokenizer, tell=heard.append)
-    (before, read) = [int(re.search(r"(\d+) MB of 4 MB", text)[1]) for text in (heard[0], heard[-1])]  # type: ignore[index]
+    (before, read) = [int(re.search(r"(\d+) MB of 2 MB", text)[1]) for text in (heard[0], heard[-1])]  # type: ignore[index]
     assert before < read
 
 
