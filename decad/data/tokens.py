@@ -61,15 +61,27 @@ class Corpus:
     """Records that are longer than a sequence and were cut."""
 
 
+@dataclass(frozen=True)
 class Tokenised:
-    """A `Corpus` and its token ids, mapped into memory: never written to."""
+    """A `Corpus` and its token ids, never written to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.corpus = Corpus(**json.loads((folder / INDEX).read_text())["corpus"])
-        self.ids = _mapped(folder / TOKENS, np.int32)
-        self.trained = _mapped(folder / TARGETS, np.int32) if self.corpus.kind == "examples" else None
-        self.ends = _mapped(folder / ENDS, np.int64)
-        self.classes = _mapped(folder / CLASSES, np.int64)
+    corpus: Corpus
+    ids: Tensor
+    """int32 [tokens]"""
+    trained: Tensor | None
+    """int32 [tokens]: whether each is to be predicted; None where all are, or where classes are."""
+    ends: Tensor
+    """int64 [examples], where each ends; empty for packed text."""
+    classes: Tensor
+    """int64 [examples]; empty unless that is what is predicted."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Tokenised:
+        """Map what `tokenise` wrote into memory."""
+        corpus = Corpus(**json.loads((folder / INDEX).read_text())["corpus"])
+        trained = _mapped(folder / TARGETS, np.int32) if corpus.kind == "examples" else None
+        ends, classes = _mapped(folder / ENDS, np.int64), _mapped(folder / CLASSES, np.int64)
+        return cls(corpus, _mapped(folder / TOKENS, np.int32), trained, ends, classes)
 
 
 def tokenise(
@@ -95,16 +107,16 @@ def tokenise(
         if home is not None:
             _clear(home, key)
             if (home / key / INDEX).is_file():
-                return Tokenised(home / key)
+                return Tokenised.read(home / key)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=home) as name:
             folder = Path(name)
             with _Writer(folder, tokenizer, task, labels, seq_len, strict) as writer:
                 _read_all(files, writer, tell)
             if home is None:
-                return Tokenised(folder)  # mapped: the memory stays though the names go
+                return Tokenised.read(folder)  # mapped: the memory stays though the names go
             whole = folder.rename(home / key)
             folder.mkdir()  # for its own removal
-            return Tokenised(whole)
+            return Tokenised.read(whole)
     except DataError:
         if home is not None:
             with suppress(OSError):
