@@ -83,6 +83,32 @@ class Tokenised:
         ends, classes = _mapped(folder / ENDS, np.int64), _mapped(folder / CLASSES, np.int64)
         return cls(corpus, _mapped(folder / TOKENS, np.int32), trained, ends, classes)
 
+    def units(self, seq_len: int) -> int:
+        """Whole sequences of packed text, or examples."""
+        return self.corpus.tokens // seq_len if self.corpus.kind == "packed" else self.ends.numel()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tokenised], seq_len: int) -> Tokenised:
+        """``parts``, of one kind, end to end in memory; what is no whole sequence is left out of packed text."""
+        kinds = {part.corpus.kind for part in parts}
+        if len(kinds) > 1:
+            raise DataError(f"{' and '.join(sorted(map(_KINDS.__getitem__, kinds)))} cannot be one data set.")
+        lengths = [
+            part.units(seq_len) * seq_len if part.corpus.kind == "packed" else part.corpus.tokens
+            for part in parts
+        ]
+        starts = [sum(lengths[:place]) for place in range(len(parts))]
+        trained = [part.trained for part in parts if part.trained is not None]
+        return cls(
+            Corpus(
+                kinds.pop(), sum(lengths), *(sum(counts) for counts in zip(*map(_counts, parts), strict=True))
+            ),
+            torch.cat([part.ids[:length] for part, length in zip(parts, lengths, strict=True)]),
+            torch.cat(trained) if trained else None,
+            torch.cat([part.ends + start for part, start in zip(parts, starts, strict=True)]),
+            torch.cat([part.classes for part in parts]),
+        )
+
 
 def tokenise(
     paths: Sequence[Path],
@@ -256,6 +282,10 @@ class _Writer:
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 _KINDS = {"packed": "plain text", "examples": "a conversation or completion", "classes": "labelled text"}
+
+
+def _counts(data: Tokenised) -> tuple[int, int, int]:
+    return data.corpus.records, data.corpus.skipped, data.corpus.cut
 
 
 def _mapped(path: Path, dtype: type[np.integer[Any]]) -> Tensor:

@@ -108,7 +108,9 @@ def make_experiment(values: Mapping[str, Any], source: str = "experiment") -> Ex
         raise ConfigError(f"{source}: {key} is not accepted: {first['msg']}.") from None
     for key, given in (("names", made.names), ("ids", made.ids)):
         if given and (len(given) != made.peers or len(set(given)) != made.peers):
-            raise ConfigError(f"{source}: {key} lists {len(set(given))} different peers, and there are {made.peers}.")
+            raise ConfigError(
+                f"{source}: {key} lists {len(set(given))} different peers, and there are {made.peers}."
+            )
     return made
 
 

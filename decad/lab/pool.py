@@ -25,8 +25,6 @@ class Pool:
     ) -> None:
         """Read ``domains``. Raises DataError."""
         parts = [tokenise([path], tokenizer, task, labels, seq_len) for path in domains]
-        if len(kinds := {part.corpus.kind for part in parts}) > 1:
-            raise DataError(f"The domains are of different sorts ({', '.join(sorted(kinds))}). Use one sort.")
         counts = [part.units(seq_len) for part in parts]
         self.domains: NDArray[np.int64] = np.repeat(np.arange(len(parts)), counts)
         """Of each unit, the number of its domain."""
