@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from decad.lab.curves import (
     AVERAGED,
@@ -103,14 +103,21 @@ def comparison(groups: Sequence[Group], axis: Axis, metric: Metric) -> Figure:
         )
         for view in VIEWS
     ]
-    return _draw(panels, _judged(metric), rising=metric.rising)
+    return _draw(panels, _judged(metric), better=_better(metric))
 
 
 def consensus(groups: Sequence[Group]) -> Figure:
     """Consensus distance along the steps."""
     lines = _lines(groups, lambda run: _positive(consensus_curve(run, STEPS)))
-    scale: Scale = "log" if any(part.y[-1] > 0 for line in lines for part in line.parts()) else "linear"
-    return _draw([Panel("", _named(STEPS), lines)], "consensus distance", y_scale=scale, width=5.0)
+    values = np.concatenate([part.y for line in lines for part in line.parts()] or [np.empty(0)])
+    positive = values[np.isfinite(values)]
+    wide = len(positive) and positive.max() > WIDE_RANGE * positive.min()
+    return _draw(
+        [Panel("", _named(STEPS), lines)],
+        "consensus distance, log scale" if wide else "consensus distance",
+        y_scale="log" if wide else "linear",
+        width=5.0,
+    )
 
 
 def memory(groups: Sequence[Group]) -> Figure | None:
@@ -173,7 +180,7 @@ def progress(run: Run, metric: Metric) -> Figure:
 
     spent = [axis for axis in AXES if axis is STEPS or any(map(axis.cost, run.evaluations))]
     panels = [panel(axis) for axis in spent]
-    return _draw(panels, _judged(metric), rising=metric.rising)
+    return _draw(panels, _judged(metric), better=_better(metric))
 
 
 def _each_peer(run: Run, axis: Axis, metric: Metric, peers: int) -> tuple[Curve, ...]:
@@ -204,6 +211,10 @@ def _named(axis: Axis) -> str:
     return f"{axis.title} ({axis.unit})" if axis.unit else axis.title
 
 
+def _better(metric: Metric) -> Literal["up", "down"]:
+    return "up" if metric.rising else "down"
+
+
 def _judged(metric: Metric) -> str:
     return f"{metric.title} ({metric.unit})"
 
@@ -215,7 +226,7 @@ def _positive(found: Curve) -> Curve:
 def _lines(groups: Sequence[Group], of: Callable[[Run], Curve]) -> tuple[Line, ...]:
     return tuple(
         _line(
-            group.label,
+            _shown_name(group),
             group.runs,
             of,
             COLOURS[place % len(COLOURS)],
@@ -228,7 +239,7 @@ def _lines(groups: Sequence[Group], of: Callable[[Run], Curve]) -> tuple[Line, .
 def _line(name: str, runs: Sequence[Run], of: Callable[[Run], Curve], colour: str, dashes: Any = "-") -> Line:
     finished = [run for run in runs if run.finished]
     return Line(
-        name if finished else f"{name} ({' or '.join(sorted({run.state for run in runs}))})",
+        name,
         band([of(run) for run in finished]),
         tuple(of(run) for run in runs if not run.finished),
         colour,
@@ -236,12 +247,18 @@ def _line(name: str, runs: Sequence[Run], of: Callable[[Run], Curve], colour: st
     )
 
 
+def _shown_name(group: Group) -> str:
+    """With what became of it, if no run of it ended as it should."""
+    states = sorted({run.state for run in group.runs})
+    return group.label if group.finished else f"{group.label} ({' or '.join(states)})"
+
+
 def _draw(
     panels: Sequence[Panel],
     y: str,
     *,
     y_scale: Scale = "linear",
-    rising: bool = False,
+    better: Literal["up", "down"] | None = None,
     width: float = PANEL[0],
 ) -> Figure:
     lines = panels[-1].lines
@@ -261,7 +278,10 @@ def _draw(
             _fill(axes, panel)
         row[0].set_ylabel(y)
         row[0].set_yscale(y_scale)
-        if limits := _limits(panels, rising) if y_scale == "linear" else None:
+        if y_scale == "log":
+            row[0].yaxis.set_major_formatter(StrMethodFormatter("{x:.6g}"))
+            row[0].yaxis.set_minor_formatter(NullFormatter())
+        if limits := _limits(panels, better) if y_scale == "linear" else None:
             row[0].set_ylim(*limits)
         _name_lines(row[-1], lines)
     return made
@@ -270,8 +290,9 @@ def _draw(
 def _fill(axes: Axes, panel: Panel) -> None:
     if panel.logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     if panel.title:
         axes.set_title(panel.title, loc="left")
@@ -301,7 +322,7 @@ def _fitting(panel: Panel) -> Panel:
     return replace(panel, lines=shown, logarithmic=True)
 
 
-def _limits(panels: Sequence[Panel], rising: bool) -> tuple[float, float] | None:
+def _limits(panels: Sequence[Panel], better: Literal["up", "down"] | None) -> tuple[float, float] | None:
     parts = [part for panel in panels for line in panel.lines for part in line.parts()]
     parts += [one for panel in panels for one in panel.faint]
     parts = [Curve(part.x, part.y[np.isfinite(part.y)]) for part in parts]
@@ -310,9 +331,9 @@ def _limits(panels: Sequence[Panel], rising: bool) -> tuple[float, float] | None
         return None
     low, high = min(float(part.y.min()) for part in parts), max(float(part.y.max()) for part in parts)
     starts = [float(part.y[0]) for part in parts]
-    if rising:
+    if better == "up":
         low = max(low, min(starts) - HEADROOM * (high - min(starts)))
-    else:
+    elif better == "down":
         high = min(high, max(starts) + HEADROOM * (max(starts) - low))
     margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
@@ -320,19 +341,12 @@ def _limits(panels: Sequence[Panel], rising: bool) -> tuple[float, float] | None
 
 def _name_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """To the right of the axes, each beside the end of its line, moved apart where they would overlap."""
-    ends = []
-    for line in lines:
-        visible = [
-            (part.x[last], part.y[last])
-            for part in line.parts()[:1]
-            if len(last := np.flatnonzero(np.isfinite(part.y))[-1:])
-        ]
-        ends += [(line, float(x[0]), float(y[0])) for x, y in visible]
+    axes.autoscale_view()
+    ends = [
+        (line, *end) for line in lines for part in line.parts()[:1] if (end := _end(part, axes.get_ylim()))
+    ]
     if not ends:
         return
-    axes.autoscale_view()
-    low, high = axes.get_ylim()
-    ends = [(line, x, min(max(y, low), high)) for line, x, y in ends]
     to_share = axes.transData + axes.transAxes.inverted()
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     wanted = [float(to_share.transform((x, y))[1]) for _, x, y in ends]
@@ -358,6 +372,17 @@ def _name_lines(axes: Axes, lines: Sequence[Line]) -> None:
                 "shrinkB": 1,
             },
         )
+
+
+def _end(part: Curve, limits: tuple[float, float]) -> tuple[float, float] | None:
+    """Where the last of a line is seen; of one that leaves the frame at once, where it does."""
+    known = np.flatnonzero(np.isfinite(part.y))
+    low, high = limits
+    inside = [place for place in known if low <= part.y[place] <= high]
+    if not len(known):
+        return None
+    last = inside[-1] if inside else known[0]
+    return float(part.x[last]), float(np.clip(part.y[last], low, high))
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

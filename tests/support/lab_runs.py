@@ -35,6 +35,7 @@ def write_run(
     evaluations: Sequence[Mapping[str, Any]],
     *,
     finished: bool = True,
+    diverged: int | None = None,
     memory: Mapping[str, float] = MEMORY,
     **settings: Any,
 ) -> Path:
@@ -59,6 +60,7 @@ def write_run(
     if finished:
         result = {
             "finished": True,
+            "diverged": diverged,
             "memory": memory,
             "wall_s": 100.0,
             "decad": "0.1.0",
