@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,5 +149,5 @@ def plain(run: Run) -> dict[str, Any]:
         "state": run.state,
         "settings": dict(run.settings),
         "memory": plots.memory_of([run]),
-        "last": run.evaluations[-1].model_dump(mode="json") if run.evaluations else None,
+        "last": json.loads(run.evaluations[-1].model_dump_json()) if run.evaluations else None,
     }

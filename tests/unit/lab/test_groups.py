@@ -64,7 +64,10 @@ def test_options_are_told_where_they_tell_runs_of_a_method_apart(make: Make) -> 
 
 
 def test_labels_that_are_shortened_to_the_same_are_numbered(make: Make) -> None:
-    assert labels(make(model="a/model"), make(model="b/model")) == ["deca model model (1)", "deca model model (2)"]
+    assert labels(make(model="a/model"), make(model="b/model")) == [
+        "deca model model (1)",
+        "deca model model (2)",
+    ]
 
 
 def test_what_differs_is_listed_without_the_method(make: Make) -> None:

@@ -13,7 +13,9 @@ from decad.lab.runs import find_runs, read_run
 
 
 def test_a_run_is_read(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "a", [evaluation(0), evaluation(20, 1.5)], options={"tau": 6}, seed=3))
+    run = read_run(
+        write_run(tmp_path / "a", [evaluation(0), evaluation(20, 1.5)], options={"tau": 6}, seed=3)
+    )
     assert [(e.step, e.averaged.loss) for e in run.evaluations] == [(0, 2.0), (20, 1.5)]
     assert (run.state, run.seed, run.step, run.classifies) == ("finished", 3, 20, False)
     assert (run.settings["options.tau"], run.settings["lr"]) == (6, 0.01)
