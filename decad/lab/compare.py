@@ -23,7 +23,8 @@ READING = (
     "Mean ± standard deviation (of the sample) over runs that differ in their seed alone; in the figures, a line and a "
     "band. Values between two evaluations are interpolated linearly, and none is extrapolated: what ended before "
     "the budget is *not reached*. A cross ends the line of a run that was interrupted or diverged. "
-    "Losses are in nats, on what all peers hold out together; bytes, compute and memory are those of one peer."
+    "Losses are in nats, on what all peers hold out together; bytes, compute and memory are those of one peer; "
+    "memory is the sum of the parts that are named below, each at its largest."
 )
 
 
@@ -133,7 +134,7 @@ def groups_table(groups: Sequence[Group]) -> str:
         "seeds",
         "state",
         *(f"{a.title}, {a.unit}" if a.unit else a.title for a in AXES),
-        "peak memory",
+        "memory",
     ]
     return table(head, [_group_row(group) for group in groups])
 

@@ -26,11 +26,13 @@ def with_spread(found: Statistic, decimals: int) -> str:
 
 
 def figure(value: float) -> str:
-    """Three digits, and all of a large number's."""
+    """Three digits, and all those before the point."""
     if not math.isfinite(value):
         return "diverged"
     if abs(value) >= 100 or value == round(value):
         return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.2e}"
     return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
 
 

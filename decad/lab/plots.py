@@ -333,7 +333,9 @@ def _limits(panels: Sequence[Panel], better: Literal["up", "down"] | None) -> tu
     starts = [float(part.y[0]) for part in parts]
     if better == "up":
         low = max(low, min(starts) - HEADROOM * (high - min(starts)))
-    elif better == "down":
+    elif better is None:
+        low = min(low, 0.0)
+    else:
         high = min(high, max(starts) + HEADROOM * (max(starts) - low))
     margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin

@@ -119,7 +119,7 @@ def _cost_table(run: Run) -> str:
     ]
     parts = plots.memory_of([run])
     rows += [[f"memory: {name}", size(value)] for name, value in parts.items()]
-    rows += [["memory: peak, all together", size(sum(parts.values()))]] if parts else []
+    rows += [["memory: peak of these together", size(sum(parts.values()))]] if parts else []
     return table(["what", "cost"], rows)
 
 

@@ -29,7 +29,15 @@ def test_a_score(mean: float, std: float | None, metric: Metric, told: str) -> N
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(0, "0"), (7, "7"), (12345.6, "12,346"), (18.66, "18.7"), (0.02114, "0.0211"), (math.nan, "diverged")],
+    [
+        (0, "0"),
+        (7, "7"),
+        (12345.6, "12,346"),
+        (18.66, "18.7"),
+        (0.02114, "0.0211"),
+        (3.56e-10, "3.56e-10"),
+        (math.nan, "diverged"),
+    ],
 )
 def test_a_figure(value: float, told: str) -> None:
     assert figure(value) == told

@@ -121,7 +121,7 @@ def test_a_runs_report_is_written_beside_what_it_left(tmp_path: Path) -> None:
     assert run("report", directory).exit_code == 0
     text = (directory / "report.md").read_text()
     assert text.startswith("# A first run\n\nFinished: 400 steps in 100 s")
-    assert re.search(r"^\| memory: peak, all together +\| +596 MiB \|$", text, re.MULTILINE)
+    assert re.search(r"^\| memory: peak of these together +\| +596 MiB \|$", text, re.MULTILINE)
     Page((directory / "report.html").read_text())
 
 
