@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from decad.errors import OperatorError
 
 if TYPE_CHECKING:
     from decad.lab.run import Moment
@@ -23,6 +26,8 @@ def lab() -> None:
     \b
       decad lab run experiment.toml --into runs/first
       decad lab run experiment.toml --set method=gossip --set options.every=6 --into runs/gossip
+      decad lab report runs/first                      figures and tables of one run
+      decad lab compare runs/* --into comparison       several runs side by side
 
     Needs the extra `lab`: pip install 'decad[lab]'.
     """
@@ -61,12 +66,98 @@ def run(experiment: Path, directory: Path, settings: tuple[str, ...], as_json: b
     show = Progress(asked.name or asked.method)
     result = run_experiment(asked, directory, show.tell, show.stepped)
     show.end()
+    if not _missing():
+        from decad.lab.report import report as tell_of
+        from decad.lab.runs import read_run
+
+        tell_of(read_run(directory))
     if as_json:
         click.echo(json.dumps(result))
     elif result["diverged"] is not None:
         click.echo(f"Diverged at step {result['diverged']}. What there is is in {directory}.")
     else:
         click.echo(f"Done in {result['wall_s']:.0f} s. Everything is in {directory}.")
+
+
+@lab.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the last evaluation as JSON, and write nothing.")
+def report(directory: Path, as_json: bool) -> None:
+    """Tell of the run in DIRECTORY: report.md, report.html and the figures are written beside what it left.
+
+    Held-out loss (of a classifier, accuracy too) of the averaged model, of the peers' own models and of the worst
+    peer, along steps, bytes and compute; consensus distance; memory; every setting; and the commands that run it
+    again. report.html is one file that needs nothing else. An interrupted run is told as such.
+    """
+    _needs_plots()
+    from decad.lab import report as made
+    from decad.lab.runs import read_run
+
+    run = read_run(directory)
+    if as_json:
+        click.echo(json.dumps(made.plain(run), indent=2, allow_nan=False))
+        return
+    made.report(run)
+    click.echo(made.state_text(run).replace("**", ""))
+    click.echo(f"Wrote {directory / 'report.md'}, {directory / 'report.html'} and the figures.")
+
+
+@lab.command()
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.option(
+    "--into", type=click.Path(path_type=Path), help="Write report.md, report.html and figures here."
+)
+@click.option("--title", default="Comparison", show_default=True, help="Of the report.")
+@click.option("--steps", type=float, help="Compare at so many inner steps.")
+@click.option("--megabytes", type=float, help="Compare at so many MB sent by a peer.")
+@click.option("--seconds", type=float, help="Compare at so many CPU seconds of a peer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
+def compare(
+    directories: tuple[Path, ...],
+    into: Path | None,
+    title: str,
+    steps: float | None,
+    megabytes: float | None,
+    seconds: float | None,
+    as_json: bool,
+) -> None:
+    """Set runs side by side: at equal steps, at equal bytes sent, and at equal compute.
+
+    Each DIR is a run directory, or holds some at any depth. Runs that differ in their seed alone are one line, with
+    mean and standard deviation. Lines are named by the method and by those settings that differ.
+
+    \b
+      decad lab compare runs --into comparison         tables here, report and figures there
+      decad lab compare runs --megabytes 120           after 120 MB instead
+      decad lab compare runs --json                    for machines
+
+    What is compared at is, unless you say, what DECA's runs spend in all (the first of its settings; without
+    DECA, the first method). Nothing is extrapolated: what ended before is "not reached".
+    """
+    _needs_plots()
+    from decad.lab.compare import Comparison, typed
+    from decad.lab.runs import find_runs
+
+    asked = {"steps": steps, "bytes": megabytes, "compute": seconds}
+    chosen = {name: budget for name, budget in asked.items() if budget is not None}
+    made = Comparison(find_runs(directories), chosen)
+    if into is not None:
+        made.write(into, title, typed(directories, into, chosen))
+    click.echo(json.dumps(made.plain(), indent=2, allow_nan=False) if as_json else made.tables())
+    if into is not None and not as_json:
+        click.echo(f"\nWrote {into / 'report.md'}, {into / 'report.html'} and the figures.")
+
+
+def _missing() -> list[str]:
+    return [name for name in ("matplotlib", "markdown_it") if importlib.util.find_spec(name) is None]
+
+
+def _needs_plots() -> None:
+    if missing := _missing():
+        raise OperatorError(
+            f"Reports need packages that are not installed: {', '.join(missing)}. "
+            "Install them with: pip install 'decad[lab]'"
+        )
 
 
 class Progress:

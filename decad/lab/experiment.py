@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from decad.config import MEASURED_FIELDS, RunSpec
 from decad.errors import ConfigError
+from decad.lab.runs import CONFIG
 
 Value = str | int | float | bool
 
@@ -123,9 +124,6 @@ def load_experiment(directory: Path) -> Experiment:
         return Experiment.model_validate(record)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{directory} is no run directory of decad lab: {error}.") from None
-
-
-CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 
 
 def _parsed(settings: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from decad import __version__
 from decad.core.batch import Score
 from decad.errors import ConfigError, OperatorError
 from decad.lab.engine import Laboratory
-from decad.lab.experiment import CONFIG, METRICS, RESULT, Experiment
+from decad.lab.experiment import Experiment
+from decad.lab.runs import CONFIG, METRICS, RESULT
 
 
 class Moment(NamedTuple):
@@ -48,7 +49,7 @@ def run(
     if (directory / RESULT).exists():
         raise ConfigError(f"{directory} holds a finished run. Name another directory, or remove it.")
     directory.mkdir(parents=True, exist_ok=True)
-    if any(path.name not in (CONFIG, METRICS) for path in directory.iterdir()):
+    if any(directory.iterdir()) and not (directory / CONFIG).exists():
         raise ConfigError(f"{directory} holds something else than a run. Name an empty or a new directory.")
     if experiment.threads:
         torch.set_num_threads(experiment.threads)

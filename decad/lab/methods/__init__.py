@@ -34,10 +34,9 @@ def method(name: str, options: Mapping[str, Value]) -> Method:
     kind = METHODS[name]
     known = {field.name: field.default for field in fields(kind)}
     for key, value in options.items():
-        if (
-            key not in known
-            or (type(value) is not type(known[key])
-            and not (isinstance(known[key], float) and isinstance(value, int)))
+        if key not in known or (
+            type(value) is not type(known[key])
+            and not (isinstance(known[key], float) and isinstance(value, int))
         ):
             listed = ", ".join(f"{name} (such as {default!r})" for name, default in known.items()) or "none"
             raise ConfigError(
