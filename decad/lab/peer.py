@@ -35,7 +35,7 @@ class LabPeer:
         """Block -> the last phase in which it was trained here or taken from another peer."""
         self.active: ActiveBlock | None = None
         self._phase = -1
-        self._data, self._batch_size = learner.data, learner.batch_size
+        self.data, self._batch_size = learner.data, learner.batch_size
         self._position = DataPosition()
         self._rule, self._schedule = rule, schedule
         self._gradient: Tensor | None = None
@@ -63,7 +63,7 @@ class LabPeer:
     def train(self, step: int, mixes: bool) -> None:
         """Gradient and local step; if there is an exchange, up to what others can read. Raises OperatorError."""
         with self._timed():
-            batch, self._position = self._data.batch(self._position, self._batch_size)
+            batch, self._position = self.data.batch(self._position, self._batch_size)
             self.loss, gradient = self.model.gradient(batch)
             block = self._block()
             if mixes:

@@ -18,7 +18,7 @@ class DecLora(Method):
     """Both factors of each adapter are mixed, each by itself; a classifier's head is trained and mixed too."""
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     targets: str = "all-linear"
     """Modules that get adapters: names separated by commas, or all-linear."""
     every: int = 1

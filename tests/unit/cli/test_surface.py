@@ -32,6 +32,7 @@ def test_the_commands() -> None:
             "lab",
             "lab compare",
             "lab report",
+            "lab run",
             "model",
             "model import",
             "neighbors",
