@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from decad.errors import OperatorError
 
 if TYPE_CHECKING:
     from decad.lab.run import Moment
+    from decad.lab.sweep import State
 
 SHOWN_S = 2.0
 
@@ -77,6 +79,46 @@ def run(experiment: Path, directory: Path, settings: tuple[str, ...], as_json: b
         click.echo(f"Diverged at step {result['diverged']}. What there is is in {directory}.")
     else:
         click.echo(f"Done in {result['wall_s']:.0f} s. Everything is in {directory}.")
+
+
+@lab.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "--into", type=click.Path(path_type=Path), required=True, help="Directory of the run directories."
+)
+@click.option("--only", multiple=True, metavar="VARIANT", help="Run this variant alone; may be repeated.")
+@click.option("--jobs", default=0, help="Runs at once; 0: one a processor.  [default: 0]")
+@click.option("--json", "as_json", is_flag=True, help="Print the best rates as JSON.")
+def sweep(plan: Path, into: Path, only: tuple[str, ...], jobs: int, as_json: bool) -> None:
+    """Run every variant of PLAN at its own best learning rate, over several seeds.
+
+    PLAN is an experiment's TOML file with some more in it:
+
+    \b
+      lr = [0.003, 0.01, 0.03]      # the grid, gone through with seed 0
+      seeds = [1, 2, 3]             # then these, at each variant's best rate
+      [[variants]]
+      name = "deca rowwise"
+      method = "deca"
+      [[variants]]
+      name = "gossip every 6th"
+      method = "gossip"
+      options = { every = 6 }
+      lr = [0.001, 0.003]           # a grid of its own
+
+    Runs that have finished are not run again, so an interrupted sweep goes on where it was. Then compare:
+    decad lab compare INTO/seeds --into comparison
+    """
+    from decad.lab import sweep as sweeps
+
+    show = Progress("sweep")
+    best = sweeps.sweep(sweeps.read_plan(plan, only), into, jobs, show.swept)
+    show.end()
+    if as_json:
+        click.echo(json.dumps(best))
+    else:
+        for name, rate in best.items():
+            click.echo(f"{name}: best at lr {rate:g}")
 
 
 @lab.command()
@@ -175,6 +217,10 @@ class Progress:
             f"{moment.held_out:.4f}, {_duration(moment.left_s)} left",
             last=moment.step == moment.steps,
         )
+
+    def swept(self, state: State) -> None:
+        left = "" if math.isnan(state.left_s) else f", {_duration(state.left_s)} left"
+        self._show(f"{state.done} of {state.of} runs done{left}; now {', '.join(state.running)}", last=True)
 
     def end(self) -> None:
         if self._open:

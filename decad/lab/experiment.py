@@ -81,6 +81,12 @@ def read_experiment(file: Path, settings: Sequence[str] = ()) -> Experiment:
     Paths are relative to the file. A method's options are a table ``[options]``, or ``options.KEY=VALUE``. Raises
     ConfigError.
     """
+    values = from_file(file)
+    return make_experiment({**values, **_parsed(settings, values)}, str(file))
+
+
+def from_file(file: Path) -> dict[str, Any]:
+    """The settings of a TOML file, its paths relative to it. Raises ConfigError."""
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -90,7 +96,7 @@ def read_experiment(file: Path, settings: Sequence[str] = ()) -> Experiment:
             listed = values[key] if isinstance(values[key], list) else [values[key]]
             paths = [file.parent / Path(str(path)).expanduser() for path in listed]
             values[key] = paths if key == "data" else paths[0]
-    return make_experiment({**values, **_parsed(settings, values)}, str(file))
+    return values
 
 
 def make_experiment(values: Mapping[str, Any], source: str = "experiment") -> Experiment:

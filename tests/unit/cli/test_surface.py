@@ -33,6 +33,7 @@ def test_the_commands() -> None:
             "lab compare",
             "lab report",
             "lab run",
+            "lab sweep",
             "model",
             "model import",
             "neighbors",
