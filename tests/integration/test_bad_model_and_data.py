@@ -42,6 +42,19 @@ ROWS = [
         CONFIG,
         "lm_head.weight is in two blocks, a and b",
     ),
+    (
+        "--model llama --blocks a=;b=model,lm_head",
+        {},
+        CONFIG,
+        "'a=' is a block without patterns. Write NAME=",
+    ),
+    ("--model llama --blocks x;b=model,lm_head", {}, CONFIG, "'x' is a block without patterns. Write NAME="),
+    (
+        "--model llama --blocks =model,lm_head",
+        {},
+        CONFIG,
+        "'=model,lm_head' is a block without a name. Write",
+    ),
     ("--model llama --freeze model.nothing", {}, CONFIG, "--freeze: 'model.nothing' matches no parameter"),
     ("--model llama --freeze model,lm_head", {}, CONFIG, "--freeze leaves nothing to train"),
     (
