@@ -63,6 +63,7 @@ ROWS = [
         CONFIG,
         "does not say what its classes are. Give them all with",
     ),
+    ("--model bert --labels a,b,c", {}, CONFIG, "the model's head has 2 classes, and --labels (or"),
     ("--model llama --labels a,b", {}, CONFIG, "--labels is for --task classification"),
     ("--model body", {}, MODEL, "holds a BertModel, which decad cannot tell"),
     ("--model t5", {}, MODEL, "holds a T5ForConditionalGeneration, which decad cannot tell"),
@@ -137,7 +138,7 @@ def test_start_says_what_is_wrong(
     for name, content in files.items():
         (peers.folder / name).write_text(content)
     name = flags.split()[1]
-    options = [*flags.split()[2:], *(("--labels", "bad,good") if name == "bert" else ())]
+    options = [*(("--labels", "bad,good") if name == "bert" else ()), *flags.split()[2:]]
     daemon = peers.start("x", "--model", str(models / name), *options)
     result = daemon.result()
     *_, last = result.err.splitlines()
