@@ -98,3 +98,9 @@ def first_cause(error: BaseException) -> BaseException:
         return error
     leaves = [first_cause(inner) for inner in error.exceptions]
     return next((leaf for leaf in leaves if isinstance(leaf, DecadError)), leaves[0])
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, as part of a sentence: its first line without the full stop, else its kind."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

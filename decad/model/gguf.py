@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from decad.errors import ModelError, OperatorError
-from decad.model.loading import first_line
+from decad.errors import ModelError, OperatorError, first_line
 from decad.model.output import new_directory, write_config, write_weights
 from decad.model.quiet import quiet_transformers
 from decad.model.trainable import TrainableModel

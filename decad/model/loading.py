@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from decad.config import RunSpec
 from decad.core.keyed import keyed_bits, uint64
-from decad.errors import ConfigError, ModelError
+from decad.errors import ConfigError, ModelError, first_line
 from decad.model.quiet import quiet_transformers
 
 CAUSAL_LM, CLASSIFICATION = "causal-lm", "classification"
@@ -225,8 +225,3 @@ def load_tokenizer(directory: Path, task: str) -> Any:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
