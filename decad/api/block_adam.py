@@ -15,10 +15,8 @@ from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block, BlockPlan, Slot
 from decad.core.schedule import Order, Schedule
 from decad.model.division import divide
+from decad.model.dtypes import DTYPES
 from decad.model.rounding import round_stochastically
-
-DTYPES = (torch.float32, torch.bfloat16)
-"""Of parameters that can be trained."""
 
 
 class BlockAdam(Optimizer):
@@ -72,7 +70,7 @@ class BlockAdam(Optimizer):
             slot.name: self._parameters[slot.name] for block in self.plan.blocks for slot in block.slots
         }
         self._dtype = next(iter(trained.values())).dtype
-        if any(p.dtype != self._dtype for p in trained.values()) or self._dtype not in DTYPES:
+        if any(p.dtype != self._dtype for p in trained.values()) or self._dtype not in DTYPES.values():
             raise ValueError(
                 "A module is trained in float32 or in bfloat16, all of it. Convert it with its `to`."
             )
@@ -102,7 +100,7 @@ class BlockAdam(Optimizer):
         gradient = torch.zeros_like(self._master)
         for slot, part in self._parts(gradient):
             if (whole := self._parameters[slot.name].grad) is not None:
-                part.copy_(_rows(whole, slot))
+                part.copy_(slot.part_of(whole))
         group = self.param_groups[0]
         a1, a2 = group["betas"]
         constants = AdamConstants(
@@ -160,7 +158,7 @@ class BlockAdam(Optimizer):
         device = self._parameters[self._block.slots[0].name].device
         self._master = torch.empty(self._block.numel, device=device)
         for slot, part in self._parts(self._master):
-            part.copy_(_rows(self._parameters[slot.name].detach(), slot))
+            part.copy_(slot.part_of(self._parameters[slot.name].detach()))
         self._moments = AdamState.zeros(self._block.numel, device)
         self._require_grad(True)
 
@@ -175,7 +173,7 @@ class BlockAdam(Optimizer):
 
     def _write(self, values: Tensor) -> None:
         for slot, part in self._parts(values):
-            _rows(self._parameters[slot.name], slot).copy_(part)
+            slot.part_of(self._parameters[slot.name]).copy_(part)
 
     def _require_grad(self, required: bool) -> None:
         for slot in self._block.slots:
@@ -185,8 +183,3 @@ class BlockAdam(Optimizer):
 
     def _parts(self, flat: Tensor) -> Iterator[tuple[Slot, Tensor]]:
         return zip(self._block.slots, self._block.views(flat).values(), strict=True)
-
-
-def _rows(whole: Tensor, slot: Slot) -> Tensor:
-    """The view of a parameter, or of its gradient, that lies in ``slot``."""
-    return whole[slot.first_row : slot.first_row + slot.shape[0]] if slot.shape else whole

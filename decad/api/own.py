@@ -22,6 +22,7 @@ from decad.core.keyed import keyed_bits, uint64
 from decad.core.memory import bytes_of
 from decad.data.position import DataPosition
 from decad.errors import ConfigError, DataError
+from decad.model.dtypes import DTYPES
 from decad.model.patterns import matches
 from decad.model.trainable import TrainableModel
 
@@ -30,8 +31,6 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 Collate = Callable[[list[Any]], Any]
 """Some examples -> a batch of them."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @runtime_checkable

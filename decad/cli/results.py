@@ -18,6 +18,7 @@ from decad.daemon.device import choose_device
 from decad.data.local import data_seed, load_data
 from decad.errors import NoDaemonError, StateError
 from decad.membership.agreement import parse_spec
+from decad.model.dtypes import DTYPES
 from decad.model.export import export_model
 from decad.model.gguf import import_gguf
 from decad.model.trainable import TrainableModel
@@ -25,15 +26,13 @@ from decad.model.weights import BaseWeights
 from decad.state.checkpoint import Checkpoint, open_checkpoint
 from decad.state.weights import TrainedBlocks
 
-_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def export_to(directory: Path, state_dir: Path, base: Path, dtype: str) -> None:
     """Write a Hugging Face directory of the peer's model."""
     _save_if_running(state_dir)
     with open_checkpoint(state_dir) as checkpoint:
         found = _checked(checkpoint, state_dir, base)
-        export_model(base, directory, TrainedBlocks(found), parse_spec(found.run.spec), _DTYPES[dtype])
+        export_model(base, directory, TrainedBlocks(found), parse_spec(found.run.spec), DTYPES.get(dtype))
         step = found.run.step
     click.echo(f"Wrote {directory}: the model of step {step}. Load it with transformers' from_pretrained.")
 
@@ -104,7 +103,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def import_model(file: Path, directory: Path, dtype: str) -> None:
     """GGUF -> Hugging Face directory."""
-    import_gguf(file, directory, _DTYPES[dtype] or torch.float32)
+    import_gguf(file, directory, DTYPES[dtype])
     click.echo(f"Wrote {directory}. Train it with: decad start --model {directory} --data FILES")
 
 

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from decad.errors import ConfigError
+from decad.model.dtypes import DTYPES
 
 CGROUP = Path("/sys/fs/cgroup")
 """Of this process, where it runs in a container."""
@@ -39,7 +40,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """auto | float32 | bfloat16 -> load dtype; auto is bfloat16 on cuda alone."""
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    return DTYPES[name]
 
 
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:

@@ -65,8 +65,4 @@ def _put(module: Any, blocks: Mapping[int, Tensor], spec: RunSpec) -> None:
         if flat.shape != (block.numel,):
             raise InternalError(f"{block.name} has {block.numel} values, not {tuple(flat.shape)}")
         for slot, values in zip(block.slots, block.views(flat).values(), strict=True):
-            parameter = parameters[slot.name]
-            if slot.shape != parameter.shape:
-                parameter[slot.first_row : slot.first_row + slot.shape[0]].copy_(values)
-            else:
-                parameter.copy_(values)
+            slot.part_of(parameters[slot.name]).copy_(values)

@@ -232,11 +232,11 @@ def add_up(gradients: list[Tensor], block: Block, weight: float, flat: Tensor | 
     sums = torch.empty(block.numel, device=gradients[0].device) if flat is None else flat
     for slot, view in zip(block.slots, block.views(sums).values(), strict=True):
         gradient = gradients.pop(0)
-        rows = gradient[slot.first_row : slot.first_row + slot.shape[0]] if slot.shape else gradient
+        part = slot.part_of(gradient)
         if flat is None:
-            view.copy_(rows).mul_(weight)
+            view.copy_(part).mul_(weight)
         else:
-            view.add_(rows, alpha=weight)
+            view.add_(part, alpha=weight)
     return sums
 
 
