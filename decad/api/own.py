@@ -6,20 +6,17 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from decad.config import PeerConfig, RunSpec
 from decad.core.batch import Batch, Examples, Score
-from decad.core.keyed import keyed_bits, uint64
 from decad.core.memory import bytes_of
+from decad.data.order import visited
 from decad.data.position import DataPosition
 from decad.errors import ConfigError, DataError
 from decad.model.dtypes import DTYPES
@@ -138,10 +135,7 @@ class OwnData:
         if self._examples is None:
             return self._wrap(self._next()), DataPosition(position.consumed + 1)
         count, end = len(self._examples), position.consumed + batch_size
-        drawn = []
-        for place in range(position.consumed, end):
-            epoch, index = divmod(place, count)
-            drawn.append(self._examples[int(_order(self._seed, epoch, count)[index])])
+        drawn = [self._examples[int(i)] for i in visited(self._seed, count, position.consumed, end)]
         return self._wrap(self._collate(drawn)), DataPosition(end)
 
     def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Examples]:
@@ -179,11 +173,6 @@ def _numbered(data: Indexed | Iterable[Any]) -> Indexed | None:
     """``data``, if its examples have numbers."""
     # An IterableDataset inherits a __getitem__ that only raises.
     return data if isinstance(data, Indexed) and not isinstance(data, IterableDataset) else None
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.argsort(uint64(keyed_bits("epoch", seed, epoch), count), kind="stable")
 
 
 # -- models -------------------------------------------------------------------------------------------------------

@@ -10,17 +10,14 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from decad.core.batch import IGNORED, Batch
-from decad.core.keyed import keyed_bits, uint64
+from decad.data.order import permutation, visited
 from decad.data.position import DataPosition
 from decad.data.tokens import Corpus, Tokenised, tokenise
 from decad.errors import DataError
@@ -42,7 +39,7 @@ class LocalData(ABC):
         self.held_out = min(max(round(held_out * count), 1), count - 1) if held_out else 0
         self.train_sequences = count - self.held_out
         self._seed = seed
-        split = torch.from_numpy(_permutation("held-out", seed, 0, count))
+        split = torch.from_numpy(permutation("held-out", seed, 0, count))
         # In the data's order, so that evaluation does not depend on the order of the split.
         self._held_out_rows = split[: self.held_out].sort().values
         self._train_rows = split[self.held_out :]
@@ -52,15 +49,9 @@ class LocalData(ABC):
 
         Each epoch visits every one once, in an order of its own; a batch may span two epochs.
         """
-        rows = []
-        consumed, end = position.consumed, position.consumed + batch_size
-        while consumed < end:
-            epoch, start = divmod(consumed, self.train_sequences)
-            order = _permutation("epoch", self._seed, epoch, self.train_sequences)
-            places = order[start : start + end - consumed]
-            rows.append(self._train_rows[torch.from_numpy(places)])
-            consumed += len(places)
-        return self._batch(torch.cat(rows)), DataPosition(end)
+        end = position.consumed + batch_size
+        places = visited(self._seed, self.train_sequences, position.consumed, end)
+        return self._batch(self._train_rows[torch.from_numpy(places)]), DataPosition(end)
 
     def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Batch]:
         """At most ``limit`` held-out batches of at most ``batch_size``; always the same."""
@@ -146,11 +137,6 @@ def load_data(
         made = ExampleData(data, tokenizer.pad_token_id, held_out, seed)
     made.corpus = data.corpus
     return made
-
-
-@lru_cache(maxsize=2)
-def _permutation(purpose: str, seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.argsort(uint64(keyed_bits(purpose, seed, epoch), count), kind="stable")
 
 
 def _filled(rows: Sequence[Tensor], value: int) -> Tensor:
