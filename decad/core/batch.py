@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
-        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
+        mask = None if self.mask is None else self.mask.to(device)
         return Batch(self.inputs.to(device), self.targets.to(device), mask)
 
     def split(self, size: int) -> list[Batch]:
