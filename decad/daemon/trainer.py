@@ -174,7 +174,7 @@ class Trainer:
         neighbours = self._neighbourhood.edges()
         self._exchange.open(step, neighbours)
         begun = loop.time()
-        computed = await self._unless_stopped(self._compute.run(self.gradient))
+        computed = await self._unless_stopped(self._compute.run(self._gradient))
         if computed is None:
             self._exchange.abandon()
             return
@@ -206,7 +206,7 @@ class Trainer:
         if self._saver.may_begin:
             await self._begin_save()
 
-    def gradient(self) -> tuple[float, Tensor, int, DataPosition]:
+    def _gradient(self) -> tuple[float, Tensor, int, DataPosition]:
         """Of the next batch, on the compute thread: mean loss, gradient, tokens, and where the data goes on."""
         batch, following = self._data.batch(self._position, self._config.batch_size)
         loss, gradient = self._model.gradient(batch, self._stopping.is_set)
