@@ -163,6 +163,11 @@ def health(container: str) -> str:
     return output("docker", "inspect", "--format", "{{.State.Health.Status}}", container).strip()
 
 
+def healthy(project: Project, services: Sequence[str]) -> bool:
+    """Whether Docker says so of every container."""
+    return all(health(container) == "healthy" for name in services for container in project.containers(name))
+
+
 def show(statuses: dict[str, Any]) -> None:
     for status in statuses.values():
         others = ", ".join(
@@ -226,8 +231,7 @@ def main() -> None:
                 output("docker", "exec", c, "id", "-un").strip() for n in THREE for c in project.containers(n)
             }
             expect(user == {"decad"}, "none of them is root")
-            healthy = lambda _: all(health(c) == "healthy" for n in THREE for c in project.containers(n))  # noqa: E731
-            project.until("all three are healthy", THREE, healthy)
+            project.until("all three are healthy", THREE, lambda _: healthy(project, THREE))
             kill_and_return(project)
             project.run("--profile", "more", "up", "-d", "--no-build", "--scale", "more=2", "more")
             show(project.until("two more by --scale: all five mix", [*THREE, "more"], mixing(4, 60)))
