@@ -50,6 +50,9 @@ MODEL = click.option(
     show_default="of decad.toml",
     help="The base model.",
 )
+CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]"
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -118,18 +121,24 @@ _SWITCHES = (
 )
 
 
-def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The flags of `decad start`, one for each setting; values are checked with those of file and environment."""
-    for name, help_ in reversed(_SWITCHES):
-        command = click.option(name, is_flag=True, default=None, help=help_)(command)
-    for name, metavar, help_ in reversed(_SETTINGS):
-        command = click.option(name, metavar=metavar, help=help_)(command)
-    return command
+def _settings_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Flags of settings, of all if none is named, and of their file; values are checked with those of file and
+    environment."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for name, help_ in reversed(_SWITCHES):
+            if not names or name.partition("/")[0] in names:
+                command = click.option(name, is_flag=True, default=None, help=help_)(command)
+        for name, metavar, help_ in reversed(_SETTINGS):
+            if not names or name in names:
+                command = click.option(name, metavar=metavar, help=help_)(command)
+        return CONFIG(command)
+
+    return add
 
 
 @cli.command()
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]")
-@_settings_options
+@_settings_options()
 @click.pass_obj
 def start(debug: bool, /, config: Path | None, **flags: Any) -> None:
     """Run this machine's peer in the foreground until it is done or stopped.
@@ -203,30 +212,27 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 
 
 @cli.command()
-@MODEL
-@click.option("--blocks", default="layers", show_default=True, help="As for `decad start`.")
-@click.option(
-    "--freeze", default="", help="Patterns of parameters that are not trained, separated by commas."
+@_settings_options(
+    *("--model", "--task", "--labels", "--blocks", "--freeze", "--moments", "--encoding", "--seq-len"),
+    *("--batch-size", "--micro-batch", "--gradient-checkpointing", "--device", "--dtype"),
 )
-@click.option("--task", default="auto", show_default=True, help="auto, causal-lm or classification.")
-@click.option("--labels", default="", help="A classifier's classes, separated by commas.")
-@click.option("--moments", default="rowwise", show_default=True, help="Moment rule: some send more.")
-@click.option("--encoding", default="fp32", show_default=True, help="fp32 or bf16-delta.")
-@click.option("--neighbours", default=1, show_default=True, help="Whose copies bf16-delta keeps.")
-@click.option("--seq-len", default=512, show_default=True, help="Tokens of a sequence.")
-@click.option("--batch-size", default=4, show_default=True, help="Sequences of a forward and backward pass.")
-@click.option("--gradient-checkpointing", is_flag=True, help="As for `decad start`.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--neighbours",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Whose copies bf16-delta keeps.",
+)
 @JSON
-def blocks(model: Path, as_json: bool, **options: Any) -> None:
+def blocks(config: Path | None, neighbours: int, as_json: bool, **flags: Any) -> None:
     """How a model is divided into blocks, what each sends a step, and the memory that training it takes.
 
-    Reads config.json alone: the weights need not be there. Nothing is trained and nobody is met.
+    Settings come from where `decad start` takes them: decad.toml, then DECAD_* variables, then flags. Of the model,
+    config.json alone is read: the weights need not be there. Nothing is trained and nobody is met.
     """
     from decad.cli.blocks import show_blocks
 
-    show_blocks(model, options, as_json)
+    show_blocks(flags, config, neighbours, as_json)
 
 
 @cli.command("eval")
