@@ -21,6 +21,7 @@ from decad.membership.agreement import parse_spec
 from decad.model.dtypes import DTYPES
 from decad.model.export import export_model
 from decad.model.gguf import import_gguf
+from decad.model.length import check_length
 from decad.model.trainable import TrainableModel
 from decad.model.weights import BaseWeights
 from decad.state.checkpoint import Checkpoint, open_checkpoint
@@ -65,6 +66,7 @@ def evaluate_on(
     else:
         asked = RunSpec.model_validate({"task": task, "labels": _parts(labels)})
         trainable = TrainableModel.load(model, choose_device(device), torch.float32, asked)
+    check_length(seq_len, trainable.context_length)
     paths = [Path(part) for part in _parts(data)]
     spec = trainable.spec
     text = load_data(

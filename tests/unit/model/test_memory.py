@@ -10,7 +10,7 @@ from support.families import CAUSAL, CLASSIFIERS, save_tiny
 from decad.config import RunSpec
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.batch import Batch
-from decad.errors import ModelError
+from decad.errors import ConfigError, ModelError
 from decad.model.loading import what_to_train
 from decad.model.memory import measure
 from decad.model.room import check_room
@@ -74,6 +74,15 @@ def test_gradients_of_parts_are_added_up_in_a_buffer_of_their_own(tmp_path: Path
     _, _, whole = measure(directory, spec, torch.float32, 2, 65, micro_batch=2)
     assert parts[1].step == alone[1].step + 4 * plan[1].numel
     assert whole == measure(directory, spec, torch.float32, 2, 65)[2]
+
+
+def test_a_sequence_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    directory = save_tiny("roberta", tmp_path / "model")
+    spec = what_to_train(directory, RunSpec(labels=("a", "b")))
+    # Of its 512 positions those up to its padding token's, 257, are not used.
+    measure(directory, spec, torch.float32, 1, 254)
+    with pytest.raises(ConfigError, match="--seq-len 255 is longer than the 254 tokens"):
+        measure(directory, spec, torch.float32, 1, 255)
 
 
 def test_public_copies_are_counted_for_changes(tmp_path: Path) -> None:
