@@ -52,6 +52,9 @@ MODEL = click.option(
     show_default="of decad.toml",
     help="The base model.",
 )
+CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]"
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -120,31 +123,23 @@ _SWITCHES = (
 )
 
 
-_OF_A_BLOCK = (
-    *("task", "labels", "blocks", "freeze", "moments", "encoding", "seq-len", "batch-size", "micro-batch"),
-    *("device", "dtype", "gradient-checkpointing"),
-)
-"""Settings that decide on what a block takes."""
+def _settings_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Flags of settings, of all if none is named, and of their file; values are checked with those of file and
+    environment."""
 
-
-def _settings_options(names: Collection[str] = ()) -> Callable[[Command], Command]:
-    """The flags of `decad start`, one for each setting (or those of ``names``); values are checked with those of file
-    and environment."""
-
-    def decorate(command: Command) -> Command:
+    def add(command: Callable[..., None]) -> Callable[..., None]:
         for name, help_ in reversed(_SWITCHES):
-            if not names or name.removeprefix("--").partition("/")[0] in names:
+            if not names or name.partition("/")[0] in names:
                 command = click.option(name, is_flag=True, default=None, help=help_)(command)
         for name, metavar, help_ in reversed(_SETTINGS):
-            if not names or name.removeprefix("--") in names:
+            if not names or name in names:
                 command = click.option(name, metavar=metavar, help=help_)(command)
-        return command
+        return CONFIG(command)
 
-    return decorate
+    return add
 
 
 @cli.command()
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]")
 @_settings_options()
 @click.pass_obj
 def start(debug: bool, /, config: Path | None, **flags: Any) -> None:
@@ -219,19 +214,27 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 
 
 @cli.command()
-@MODEL
-@_settings_options(_OF_A_BLOCK)
-@click.option("--neighbours", default=1, show_default=True, help="Whose copies bf16-delta keeps.")
+@_settings_options(
+    *("--model", "--task", "--labels", "--blocks", "--freeze", "--moments", "--encoding", "--seq-len"),
+    *("--batch-size", "--micro-batch", "--gradient-checkpointing", "--device", "--dtype"),
+)
+@click.option(
+    "--neighbours",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Whose copies bf16-delta keeps.",
+)
 @JSON
-def blocks(model: Path, as_json: bool, **options: Any) -> None:
+def blocks(config: Path | None, neighbours: int, as_json: bool, **flags: Any) -> None:
     """How a model is divided into blocks, what each sends a step, and the memory that training it takes.
 
-    Takes the settings of `decad start`, also from ./decad.toml and DECAD_* variables. Reads config.json alone: the
-    weights need not be there. Nothing is trained and nobody is met.
+    Settings come from where `decad start` takes them: decad.toml, then DECAD_* variables, then flags. Of the model,
+    config.json alone is read: the weights need not be there. Nothing is trained and nobody is met.
     """
     from decad.cli.blocks import show_blocks
 
-    show_blocks(model, options, as_json)
+    show_blocks(flags, config, neighbours, as_json)
 
 
 @cli.command("eval")

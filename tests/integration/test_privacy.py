@@ -155,6 +155,5 @@ def test_a_leak_that_is_planted_is_found(place: str, trio: Trio, tokenizer: Any)
     leak = PLANTED[place].format(secret=secret, length=len(secret), ids=ids)
     a = trio.start("a", "--min-peers", "1", "--steps", "8")
     b = trio.start("b", "--peers", a.address, "--steps", "8", leak=leak)
-    while not trio.leaked(tokenizer) and b.poll() is None:
-        time.sleep(POLL_S)
+    b.result()
     assert trio.leaked(tokenizer) & {secret.encode()[:LENGTH], ids}
