@@ -14,7 +14,6 @@ from decad.config import RunSpec
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block, BlockPlan, Slot
 from decad.core.schedule import Order, Schedule
-from decad.daemon.device import DTYPES
 from decad.model.division import divide
 from decad.model.dtypes import DTYPES
 from decad.model.rounding import round_stochastically

@@ -185,11 +185,6 @@ def own_model(
 
     It is put into evaluation mode, since dropout would make a resumed run another run, and moved to ``device``.
     """
-    if config.gradient_checkpointing:
-        raise ConfigError(
-            "gradient_checkpointing is for models that decad loads. In a module of your own, use "
-            "torch.utils.checkpoint where you want it, and leave the setting out."
-        )
     if config.dtype != "auto":
         module.to(DTYPES[config.dtype])
     if {parameter.dtype for parameter in module.parameters()} not in [{dtype} for dtype in DTYPES.values()]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ import click
 from decad import __version__
 from decad.errors import ConfigError, DecadError, InternalError, first_cause
 from decad.paths import default_state_dir
-
-Command = Callable[..., None]
 
 
 def _from_toml(key: str) -> Path | None:

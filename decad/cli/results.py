@@ -14,7 +14,7 @@ from torch import Tensor
 from decad.cli.client import save
 from decad.config import RunSpec
 from decad.core.batch import Score
-from decad.daemon.device import DTYPES, choose_device
+from decad.daemon.device import choose_device
 from decad.data.local import data_seed, load_data
 from decad.errors import NoDaemonError, StateError
 from decad.membership.agreement import parse_spec

@@ -396,8 +396,8 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
     )
 
 
-def load_files(seed: int, config: PeerConfig, model: TrainableModel) -> Source:
-    """The data of the settings. Raises OperatorError."""
+def load_files(seed: int, config: PeerConfig, model: TrainableModel, tell: Callable[[str], None]) -> Source:
+    """The data of the settings. ``tell`` hears now and then what is waited for. Raises OperatorError."""
     check_length(config.seq_len, model.context_length)
     data = load_data(
         config.data,

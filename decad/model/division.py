@@ -104,17 +104,6 @@ def _by_patterns(blocks: str, shapes: Mapping[str, Sequence[int]]) -> list[tuple
     return groups
 
 
-def _named(part: str) -> tuple[str, list[str]]:
-    """``NAME=PATTERN,...`` -> name and patterns."""
-    name, _, listed = part.partition("=")
-    patterns = [pattern for pattern in (pattern.strip() for pattern in listed.split(",")) if pattern]
-    if not name.strip() or not patterns:
-        raise ConfigError(
-            f"--blocks: {part!r} is no block. Write NAME=PATTERN,..., with a name and at least one pattern."
-        )
-    return name.strip(), patterns
-
-
 # -- units ------------------------------------------------------------------------------------------------------
 
 

@@ -74,21 +74,9 @@ def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
                 f"{directory} does not say what its classes are. Give them all with --labels A,B,C, the same at every "
                 "peer and in the same order, whether or not a peer's own data has examples of each."
             )
-    if task == CLASSIFICATION and (had := _classes_of_head(config)) not in (0, len(labels)):
-        raise ConfigError(
-            f"{directory} is a classifier of {had} classes and --labels names {len(labels)}. Name as many, or take the "
-            "model that it was made from, which has no classes yet."
-        )
     if task == CAUSAL_LM and labels:
         raise ConfigError("--labels is for --task classification. Leave it out, or give that too.")
     return spec.model_copy(update={"task": task, "labels": labels})
-
-
-def _classes_of_head(config: dict[str, Any]) -> int:
-    """Of a model that is a classifier already; 0 of others, whose heads are yet to be made."""
-    if "ForSequenceClassification" not in " ".join(config.get("architectures") or ()):
-        return 0
-    return len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
 
 
 def _task(directory: Path, config: dict[str, Any]) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import random
 import string
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import POLL_S, Daemon, Fleet
+from support.daemon import Daemon, Fleet
 from support.tap import HOST, LENGTH, RENAME, TAP, fragments_in, tapped, tokens_in
 from transformers import AutoTokenizer
 
