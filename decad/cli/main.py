@@ -245,13 +245,37 @@ def blocks(config: Path | None, neighbours: int, as_json: bool, **flags: Any) ->
     help="Evaluate this peer's fine-tuned weights instead of the base model's.",
 )
 @click.option("--name", default="", help="--name of the peer whose held-out split is meant.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the run, for the held-out split.")
-@click.option("--seq-len", default=512, show_default=True, help="Tokens of a sequence.")
-@click.option("--batch-size", default=4, show_default=True, help="Sequences of a batch.")
-@click.option("--task", default="auto", show_default=True, help="Of the base model; a checkpoint knows.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the run, for the held-out split.",
+)
+@click.option(
+    "--seq-len", type=click.IntRange(8), default=512, show_default=True, help="Tokens of a sequence."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Sequences of a batch."
+)
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "causal-lm", "classification"]),
+    default="auto",
+    show_default=True,
+    help="Of the base model; a checkpoint knows.",
+)
 @click.option("--labels", default="", help="A classifier's classes, of the base model; a checkpoint knows.")
-@click.option("--held-out", default=0.1, show_default=True, help="Share of the data that is held out.")
-@click.option("--batches", default=16, show_default=True, help="At most so many batches.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the data that is held out.",
+)
+@click.option(
+    "--batches", type=click.IntRange(1), default=16, show_default=True, help="At most so many batches."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @JSON
 def evaluate(**options: Any) -> None:

@@ -74,6 +74,11 @@ def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
                 f"{directory} does not say what its classes are. Give them all with --labels A,B,C, the same at every "
                 "peer and in the same order, whether or not a peer's own data has examples of each."
             )
+    if task == CLASSIFICATION and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise ConfigError(
+            f"A classifier tells two or more classes apart, and those named are {', '.join(labels)}. Name each once "
+            "with --labels A,B,C, the same at every peer and in the same order."
+        )
     if task == CAUSAL_LM and labels:
         raise ConfigError("--labels is for --task classification. Leave it out, or give that too.")
     return spec.model_copy(update={"task": task, "labels": labels})
