@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -202,11 +202,14 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings(
-    flags: Mapping[str, Any], toml: Path | None = None, environ: Mapping[str, str] = os.environ
+    flags: Mapping[str, Any],
+    toml: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    needed: Collection[str] = NEEDED_SETTINGS,
 ) -> tuple[RunSpec, PeerConfig]:
     """Merge decad.toml, DECAD_* and flags (None: not given) and validate. Raises ConfigError.
 
-    ``toml`` None reads ./decad.toml if there is one; a path given must exist.
+    ``toml`` None reads ./decad.toml if there is one; a path given must exist. ``needed``: what must be set.
     """
     merged: dict[str, Any] = {}
     source: dict[str, str] = {}
@@ -222,7 +225,7 @@ def load_settings(
             merged[key] = _listed(key, value) if isinstance(value, str) else value
             source[key] = named
     merged.setdefault("state_dir", default_state_dir())
-    for key in NEEDED_SETTINGS:
+    for key in needed:
         if key not in merged:
             raise ConfigError(
                 f"{key} is not set. Give --{key}, set DECAD_{key.upper()}, or write {key} = ... in decad.toml."

@@ -101,6 +101,6 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says of its failure, to stand within a sentence of ours."""
+    """What a foreign error says, as part of a sentence: its first line without the full stop, else its kind."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__

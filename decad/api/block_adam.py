@@ -14,8 +14,8 @@ from decad.config import RunSpec
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block, BlockPlan, Slot
 from decad.core.schedule import Order, Schedule
-from decad.daemon.device import DTYPES
 from decad.model.division import divide
+from decad.model.dtypes import DTYPES
 from decad.model.rounding import round_stochastically
 
 
@@ -100,7 +100,7 @@ class BlockAdam(Optimizer):
         gradient = torch.zeros_like(self._master)
         for slot, part in self._parts(gradient):
             if (whole := self._parameters[slot.name].grad) is not None:
-                part.copy_(slot.part(whole))
+                part.copy_(slot.part_of(whole))
         group = self.param_groups[0]
         a1, a2 = group["betas"]
         constants = AdamConstants(
@@ -158,7 +158,7 @@ class BlockAdam(Optimizer):
         device = self._parameters[self._block.slots[0].name].device
         self._master = torch.empty(self._block.numel, device=device)
         for slot, part in self._parts(self._master):
-            part.copy_(slot.part(self._parameters[slot.name].detach()))
+            part.copy_(slot.part_of(self._parameters[slot.name].detach()))
         self._moments = AdamState.zeros(self._block.numel, device)
         self._require_grad(True)
 
@@ -173,7 +173,7 @@ class BlockAdam(Optimizer):
 
     def _write(self, values: Tensor) -> None:
         for slot, part in self._parts(values):
-            slot.part(self._parameters[slot.name]).copy_(part)
+            slot.part_of(self._parameters[slot.name]).copy_(part)
 
     def _require_grad(self, required: bool) -> None:
         for slot in self._block.slots:

@@ -16,10 +16,10 @@ from torch.utils.data import IterableDataset
 from decad.config import PeerConfig, RunSpec
 from decad.core.batch import Batch, Examples, Score
 from decad.core.memory import bytes_of
-from decad.daemon.device import DTYPES
-from decad.data.order import places
+from decad.data.order import visited
 from decad.data.position import DataPosition
 from decad.errors import ConfigError, DataError
+from decad.model.dtypes import DTYPES
 from decad.model.patterns import matches
 from decad.model.trainable import TrainableModel
 
@@ -135,9 +135,7 @@ class OwnData:
         if self._examples is None:
             return self._wrap(self._next()), DataPosition(position.consumed + 1)
         count, end = len(self._examples), position.consumed + batch_size
-        drawn = [
-            self._examples[int(place)] for place in places(self._seed, position.consumed, batch_size, count)
-        ]
+        drawn = [self._examples[int(i)] for i in visited(self._seed, count, position.consumed, end)]
         return self._wrap(self._collate(drawn)), DataPosition(end)
 
     def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Examples]:
@@ -187,11 +185,6 @@ def own_model(
 
     It is put into evaluation mode, since dropout would make a resumed run another run, and moved to ``device``.
     """
-    if config.gradient_checkpointing:
-        raise ConfigError(
-            "gradient_checkpointing is for models that decad loads. In a module of your own, use "
-            "torch.utils.checkpoint where you want it, and leave the setting out."
-        )
     if config.dtype != "auto":
         module.to(DTYPES[config.dtype])
     if {parameter.dtype for parameter in module.parameters()} not in [{dtype} for dtype in DTYPES.values()]:

@@ -69,6 +69,11 @@ class Peer:
             raise ConfigError("A peer has data of one kind. Give data in the PeerConfig, or as an argument.")
         if module is not None and (loss is None or data is None):
             raise ConfigError("A module of one's own needs a loss and data. Give both as arguments.")
+        if module is not None and config.gradient_checkpointing:
+            raise ConfigError(
+                "gradient_checkpointing is for a model that decad loads. Leave it out of the PeerConfig, and call "
+                "torch.utils.checkpoint where the module's forward wants it."
+            )
         self._config, self._own_module, self._loss = config, module, loss
         self._data, self._held_out, self._collate = data, held_out, collate
         self._on_event = on_event

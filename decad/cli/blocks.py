@@ -25,21 +25,23 @@ from decad.wire import messages
 from decad.wire.counters import overhead_bytes, payload_bytes
 
 
-def show_blocks(model: Path, options: Mapping[str, Any], as_json: bool) -> None:
-    """Print the plan; ``options`` are settings, and ``neighbours``. Raises ModelError and ConfigError."""
-    named = {key: value for key, value in options.items() if key != "neighbours"}
-    asked, config = load_settings({**named, "model": model, "data": "."})
-    spec = what_to_train(model, asked)
+def show_blocks(flags: Mapping[str, Any], file: Path | None, neighbours: int, as_json: bool) -> None:
+    """Print the plan by the settings of flags, environment and file. Raises ModelError and ConfigError."""
+    asked, config = load_settings(flags, file, needed=("model",))
+    assert config.model is not None
+    spec = what_to_train(config.model, asked)
     chosen = choose_dtype(config.dtype, choose_device(config.device))
-    sequences, seq_len = min(config.batch_size, config.micro_batch or config.batch_size), config.seq_len
+    sequences, seq_len = config.batch_size, config.seq_len
+    at_once = min(sequences, config.micro_batch or sequences)
     libraries = psutil.Process().memory_info().rss
     plan, frozen, needs = measure(
-        model,
+        config.model,
         spec,
         chosen,
         sequences,
         seq_len,
-        options["neighbours"],
+        neighbours,
+        micro_batch=config.micro_batch,
         checkpointing=config.gradient_checkpointing,
     )
     rows = [
@@ -54,6 +56,7 @@ def show_blocks(model: Path, options: Mapping[str, Any], as_json: bool) -> None:
         report = {
             "dtype": held_in,
             "sequences": sequences,
+            "at_once": at_once,
             "seq_len": seq_len,
             "trained": plan.numel,
             "frozen": frozen,
@@ -66,11 +69,12 @@ def show_blocks(model: Path, options: Mapping[str, Any], as_json: bool) -> None:
     click.echo(f"{'block':<{width}}  {'parameters':>13}  {'sent a step':>11}  {'memory':>10}")
     for name, numel, sent, memory in rows:
         click.echo(f"{name:<{width}}  {numel:>13,}  {size(sent):>11}  {size(memory):>10}")
+    in_parts = f" in parts of {at_once}" if at_once < sequences else ""
     shown = {
         "libraries": "Python and its libraries",
         "weights": f"weights in {held_in}",
         "optimiser": "master copy and moments",
-        "step": f"a step on {sequences} x {seq_len} tokens",
+        "step": f"a step on {sequences} x {seq_len} tokens{in_parts}",
         "exchange": "public copies",
     }
     listed = ", ".join(f"{shown[part]} {size(taken)}" for part, taken in parts.items() if taken)

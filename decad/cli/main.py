@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from decad import __version__
 from decad.cli.lab import lab
 from decad.errors import ConfigError, DecadError, InternalError, first_cause
 from decad.paths import default_state_dir
-
-Command = Callable[..., None]
 
 
 def _from_toml(key: str) -> Path | None:
@@ -52,6 +50,9 @@ MODEL = click.option(
     envvar="DECAD_MODEL",
     show_default="of decad.toml",
     help="The base model.",
+)
+CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]"
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
@@ -121,31 +122,23 @@ _SWITCHES = (
 )
 
 
-_OF_A_BLOCK = (
-    *("task", "labels", "blocks", "freeze", "moments", "encoding", "seq-len", "batch-size", "micro-batch"),
-    *("device", "dtype", "gradient-checkpointing"),
-)
-"""Settings that decide on what a block takes."""
+def _settings_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Flags of settings, of all if none is named, and of their file; values are checked with those of file and
+    environment."""
 
-
-def _settings_options(names: Collection[str] = ()) -> Callable[[Command], Command]:
-    """The flags of `decad start`, one for each setting (or those of ``names``); values are checked with those of file
-    and environment."""
-
-    def decorate(command: Command) -> Command:
+    def add(command: Callable[..., None]) -> Callable[..., None]:
         for name, help_ in reversed(_SWITCHES):
-            if not names or name.removeprefix("--").partition("/")[0] in names:
+            if not names or name.partition("/")[0] in names:
                 command = click.option(name, is_flag=True, default=None, help=help_)(command)
         for name, metavar, help_ in reversed(_SETTINGS):
-            if not names or name.removeprefix("--") in names:
+            if not names or name in names:
                 command = click.option(name, metavar=metavar, help=help_)(command)
-        return command
+        return CONFIG(command)
 
-    return decorate
+    return add
 
 
 @cli.command()
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]")
 @_settings_options()
 @click.pass_obj
 def start(debug: bool, /, config: Path | None, **flags: Any) -> None:
@@ -220,19 +213,27 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 
 
 @cli.command()
-@MODEL
-@_settings_options(_OF_A_BLOCK)
-@click.option("--neighbours", default=1, show_default=True, help="Whose copies bf16-delta keeps.")
+@_settings_options(
+    *("--model", "--task", "--labels", "--blocks", "--freeze", "--moments", "--encoding", "--seq-len"),
+    *("--batch-size", "--micro-batch", "--gradient-checkpointing", "--device", "--dtype"),
+)
+@click.option(
+    "--neighbours",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Whose copies bf16-delta keeps.",
+)
 @JSON
-def blocks(model: Path, as_json: bool, **options: Any) -> None:
+def blocks(config: Path | None, neighbours: int, as_json: bool, **flags: Any) -> None:
     """How a model is divided into blocks, what each sends a step, and the memory that training it takes.
 
-    Takes the settings of `decad start`, also from ./decad.toml and DECAD_* variables. Reads config.json alone: the
-    weights need not be there. Nothing is trained and nobody is met.
+    Settings come from where `decad start` takes them: decad.toml, then DECAD_* variables, then flags. Of the model,
+    config.json alone is read: the weights need not be there. Nothing is trained and nobody is met.
     """
     from decad.cli.blocks import show_blocks
 
-    show_blocks(model, options, as_json)
+    show_blocks(flags, config, neighbours, as_json)
 
 
 @cli.command("eval")
@@ -245,13 +246,37 @@ def blocks(model: Path, as_json: bool, **options: Any) -> None:
     help="Evaluate this peer's fine-tuned weights instead of the base model's.",
 )
 @click.option("--name", default="", help="--name of the peer whose held-out split is meant.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the run, for the held-out split.")
-@click.option("--seq-len", default=512, show_default=True, help="Tokens of a sequence.")
-@click.option("--batch-size", default=4, show_default=True, help="Sequences of a batch.")
-@click.option("--task", default="auto", show_default=True, help="Of the base model; a checkpoint knows.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the run, for the held-out split.",
+)
+@click.option(
+    "--seq-len", type=click.IntRange(8), default=512, show_default=True, help="Tokens of a sequence."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Sequences of a batch."
+)
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "causal-lm", "classification"]),
+    default="auto",
+    show_default=True,
+    help="Of the base model; a checkpoint knows.",
+)
 @click.option("--labels", default="", help="A classifier's classes, of the base model; a checkpoint knows.")
-@click.option("--held-out", default=0.1, show_default=True, help="Share of the data that is held out.")
-@click.option("--batches", default=16, show_default=True, help="At most so many batches.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the data that is held out.",
+)
+@click.option(
+    "--batches", type=click.IntRange(1), default=16, show_default=True, help="At most so many batches."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @JSON
 def evaluate(**options: Any) -> None:

@@ -14,12 +14,14 @@ from torch import Tensor
 from decad.cli.client import save
 from decad.config import RunSpec
 from decad.core.batch import Score
-from decad.daemon.device import DTYPES, choose_device
+from decad.daemon.device import choose_device
 from decad.data.local import data_seed, load_data
 from decad.errors import NoDaemonError, StateError
 from decad.membership.agreement import parse_spec
+from decad.model.dtypes import DTYPES
 from decad.model.export import export_model
 from decad.model.gguf import import_gguf
+from decad.model.length import check_length
 from decad.model.trainable import TrainableModel
 from decad.model.weights import BaseWeights
 from decad.state.checkpoint import Checkpoint, open_checkpoint
@@ -64,6 +66,7 @@ def evaluate_on(
     else:
         asked = RunSpec.model_validate({"task": task, "labels": _parts(labels)})
         trainable = TrainableModel.load(model, choose_device(device), torch.float32, asked)
+    check_length(seq_len, trainable.context_length)
     paths = [Path(part) for part in _parts(data)]
     spec = trainable.spec
     text = load_data(
@@ -102,7 +105,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def import_model(file: Path, directory: Path, dtype: str) -> None:
     """GGUF -> Hugging Face directory."""
-    import_gguf(file, directory, DTYPES.get(dtype, torch.float32))
+    import_gguf(file, directory, DTYPES[dtype])
     click.echo(f"Wrote {directory}. Train it with: decad start --model {directory} --data FILES")
 
 

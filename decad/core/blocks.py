@@ -41,8 +41,8 @@ class Slot:
         """Rows of the second moment's row means: all but the last index; 1 for vectors and scalars."""
         return math.prod(self.shape[:-1]) if len(self.shape) > 1 else 1
 
-    def part(self, whole: Tensor) -> Tensor:
-        """The view of the parameter, or of its gradient, that lies here."""
+    def part_of(self, whole: Tensor) -> Tensor:
+        """View of what lies here of the parameter, or of its gradient, ``whole``."""
         return whole[self.first_row : self.first_row + self.shape[0]] if self.shape else whole
 
 

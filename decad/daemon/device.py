@@ -9,9 +9,8 @@ import psutil
 import torch
 
 from decad.errors import ConfigError
+from decad.model.dtypes import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""In which a model may be held."""
 CGROUP = Path("/sys/fs/cgroup")
 """Of this process, where it runs in a container."""
 

@@ -32,6 +32,7 @@ from decad.data.source import Source
 from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
 from decad.membership.identity import load_or_create
+from decad.model.length import check_length
 from decad.model.room import check_room
 from decad.model.trainable import TrainableModel
 from decad.paths import control_socket
@@ -397,7 +398,7 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
 
 def load_files(seed: int, config: PeerConfig, model: TrainableModel, tell: Callable[[str], None]) -> Source:
     """The data of the settings. ``tell`` hears now and then what is waited for. Raises OperatorError."""
-    _check_length(config.seq_len, model)
+    check_length(config.seq_len, model.context_length)
     data = load_data(
         config.data,
         model.tokenizer,
@@ -467,10 +468,3 @@ def _half_hidden(config: PeerConfig) -> str:
         f"This peer dials {far[0]}, but listens at {config.listen}, where no other machine can reach it: it mixes "
         "with those only that it dials itself. To join all of them, start it with --listen 0.0.0.0:0 --insecure."
     )
-
-
-def _check_length(seq_len: int, model: TrainableModel) -> None:
-    if seq_len > model.context_length:
-        raise ConfigError(
-            f"--seq-len {seq_len} is longer than the {model.context_length} tokens that this model was made for."
-        )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from decad.core.batch import IGNORED, Batch
-from decad.data.order import permutation, places
+from decad.data.order import permutation, visited
 from decad.data.position import DataPosition
 from decad.data.tokens import Corpus, Tokenised, tokenise
 from decad.errors import DataError
@@ -49,9 +49,9 @@ class LocalData(ABC):
 
         Each epoch visits every one once, in an order of its own; a batch may span two epochs.
         """
-        taken = places(self._seed, position.consumed, batch_size, self.train_sequences)
-        rows = self._train_rows[torch.from_numpy(taken)]
-        return self.rows(rows), DataPosition(position.consumed + batch_size)
+        end = position.consumed + batch_size
+        places = visited(self._seed, self.train_sequences, position.consumed, end)
+        return self.rows(self._train_rows[torch.from_numpy(places)]), DataPosition(end)
 
     def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Batch]:
         """At most ``limit`` held-out batches of at most ``batch_size``; always the same."""

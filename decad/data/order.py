@@ -1,4 +1,4 @@
-"""Which example comes when: a pure function of seed and epoch, so that a peer can go on where it was."""
+"""The order in which numbered examples are visited: a pure function of seed and epoch, the same on every machine."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from decad.core.keyed import keyed_bits, uint64
 
 @lru_cache(maxsize=2)
 def permutation(purpose: str, seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """0 to ``count`` - 1 in an order of its own for each ``purpose``, ``seed`` and ``epoch``; only to be read."""
+    """The numbers below ``count``, shuffled: another order for each ``purpose``, ``seed`` and ``epoch``. Only to be
+    read."""
     return np.argsort(uint64(keyed_bits(purpose, seed, epoch), count), kind="stable")
 
 
-def places(seed: int, consumed: int, size: int, count: int) -> NDArray[np.int64]:
-    """Numbers of the ``size`` examples after the first ``consumed``, int64 [size].
+def visited(seed: int, count: int, start: int, stop: int) -> NDArray[np.int64]:
+    """Numbers below ``count`` of the examples from the ``start``-th to before the ``stop``-th since the run began.
 
-    Each epoch visits all ``count`` once; what is taken may span several.
+    Each epoch visits every one once, in an order of its own, and follows the one before without a gap.
     """
-    taken, end = [], consumed + size
-    while consumed < end:
-        epoch, start = divmod(consumed, count)
-        taken.append(permutation("epoch", seed, epoch, count)[start : start + end - consumed])
-        consumed += len(taken[-1])
-    return np.concatenate(taken)
+    parts = []
+    while start < stop:
+        epoch, begin = divmod(start, count)
+        parts.append(permutation("epoch", seed, epoch, count)[begin : begin + stop - start])
+        start += len(parts[-1])
+    return np.concatenate(parts)

@@ -79,7 +79,13 @@ def _by_patterns(blocks: str, shapes: Mapping[str, Sequence[int]]) -> list[tuple
     groups: list[tuple[str, list[str]]] = []
     holder: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in blocks.split(";"))):
-        name, patterns = _named(part)
+        name, _, listed = part.partition("=")
+        name, patterns = name.strip(), [pattern.strip() for pattern in listed.split(",") if pattern.strip()]
+        if not name or not patterns:
+            raise ConfigError(
+                f"--blocks: {part!r} is a block without {'patterns' if name else 'a name'}. Write NAME=PATTERN,... for "
+                "each block, as in low=model.layers.0-3, or leave it out."
+            )
         for pattern in patterns:
             for parameter in _chosen(pattern, shapes, "--blocks"):
                 if holder.setdefault(parameter, name) != name:
@@ -96,17 +102,6 @@ def _by_patterns(blocks: str, shapes: Mapping[str, Sequence[int]]) -> list[tuple
     if twice := {name for name, _ in groups if [n for n, _ in groups].count(name) > 1}:
         raise ConfigError(f"--blocks: two blocks are called {min(twice)}. Give each a name of its own.")
     return groups
-
-
-def _named(part: str) -> tuple[str, list[str]]:
-    """``NAME=PATTERN,...`` -> name and patterns."""
-    name, _, listed = part.partition("=")
-    patterns = [pattern for pattern in (pattern.strip() for pattern in listed.split(",")) if pattern]
-    if not name.strip() or not patterns:
-        raise ConfigError(
-            f"--blocks: {part!r} is no block. Write NAME=PATTERN,..., with a name and at least one pattern."
-        )
-    return name.strip(), patterns
 
 
 # -- units ------------------------------------------------------------------------------------------------------

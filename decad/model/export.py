@@ -65,4 +65,4 @@ def _put(module: Any, blocks: Mapping[int, Tensor], spec: RunSpec) -> None:
         if flat.shape != (block.numel,):
             raise InternalError(f"{block.name} has {block.numel} values, not {tuple(flat.shape)}")
         for slot, values in zip(block.slots, block.views(flat).values(), strict=True):
-            slot.part(parameters[slot.name]).copy_(values)
+            slot.part_of(parameters[slot.name]).copy_(values)

@@ -7,6 +7,7 @@ safetensors and huggingface_hub through, and bare Exception from tokenizers. Hen
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,21 +74,14 @@ def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
                 f"{directory} does not say what its classes are. Give them all with --labels A,B,C, the same at every "
                 "peer and in the same order, whether or not a peer's own data has examples of each."
             )
-    if task == CLASSIFICATION and (had := _classes_of_head(config)) not in (0, len(labels)):
+    if task == CLASSIFICATION and (len(labels) < 2 or len(set(labels)) < len(labels)):
         raise ConfigError(
-            f"{directory} is a classifier of {had} classes and --labels names {len(labels)}. Name as many, or take the "
-            "model that it was made from, which has no classes yet."
+            f"A classifier tells two or more classes apart, and those named are {', '.join(labels)}. Name each once "
+            "with --labels A,B,C, the same at every peer and in the same order."
         )
     if task == CAUSAL_LM and labels:
         raise ConfigError("--labels is for --task classification. Leave it out, or give that too.")
     return spec.model_copy(update={"task": task, "labels": labels})
-
-
-def _classes_of_head(config: dict[str, Any]) -> int:
-    """Of a model that is a classifier already; 0 of others, whose heads are yet to be made."""
-    if "ForSequenceClassification" not in " ".join(config.get("architectures") or ()):
-        return 0
-    return len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
 
 
 def _task(directory: Path, config: dict[str, Any]) -> str:
@@ -105,7 +99,7 @@ def _task(directory: Path, config: dict[str, Any]) -> str:
 def load_module(directory: Path, dtype: torch.dtype | Literal["auto"], spec: RunSpec) -> Any:
     """The model on the host in ``dtype`` (auto: the files' own), in evaluation mode, nothing trainable.
 
-    Raises ModelError.
+    Raises ModelError, and ConfigError when a classifier's head has another number of classes than ``spec``.
 
     Its weights are the mapped files themselves where the dtype is the files' own. What a classifier's files lack, its
     head, is drawn at random, the same at all peers.
@@ -118,6 +112,7 @@ def load_module(directory: Path, dtype: torch.dtype | Literal["auto"], spec: Run
             use_safetensors=True,
             dtype=dtype,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused in words of our own
             **_head_settings(spec),
         )
     except Exception as error:
@@ -125,7 +120,8 @@ def load_module(directory: Path, dtype: torch.dtype | Literal["auto"], spec: Run
             f"{directory} cannot be loaded for {spec.task}: {first_line(error)}. Its files may "
             "be damaged or not belong together: copy the directory again from its source."
         ) from error
-    _complete(directory, module, found, spec)
+    _check_shapes(directory, module, found["mismatched_keys"], spec)
+    _complete(directory, module, set(found["missing_keys"]), spec)
     # Dropout, where a config asks for it, would make a resumed run a different run.
     module.train(False)
     module.requires_grad_(False)
@@ -158,13 +154,33 @@ def _head_settings(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def _complete(directory: Path, module: Any, found: dict[str, Any], spec: RunSpec) -> None:
+def _check_shapes(
+    directory: Path, module: Any, mismatched: set[tuple[str, Sequence[int], Sequence[int]]], spec: RunSpec
+) -> None:
+    """Refuse files of which a tensor (name, shape there, shape wanted) does not fit the model."""
+    if not mismatched:
+        return
+    body = f"{module.base_model_prefix}."
+    name, there, wanted = min(mismatched, key=lambda tensor: (not tensor[0].startswith(body), tensor[0]))
+    if spec.task == CLASSIFICATION and not name.startswith(body) and there[0] != len(spec.labels):
+        raise ConfigError(
+            f"{directory}: the model's head has {there[0]} classes, and --labels (or config.json, where it is left "
+            f"out) names {len(spec.labels)}. Name all {there[0]} with --labels, in the head's order. To train other "
+            "classes, give a model without a head: load this one with transformers' AutoModel and save it elsewhere."
+        )
+    raise ModelError(
+        f"{directory}: tensor {name} has the shape {tuple(there)} in the safetensors files, and by config.json "
+        f"{tuple(wanted)}. They do not belong together: copy the directory again from its source."
+    )
+
+
+def _complete(directory: Path, module: Any, absent: set[str], spec: RunSpec) -> None:
     """Draw what a classifier's files cannot have, and refuse a model of which anything else is missing.
 
     transformers fills what is missing with random values, which would differ between peers.
     """
     parameters = dict(module.named_parameters())
-    missing = sorted(set(found["missing_keys"]) & parameters.keys())
+    missing = sorted(absent & parameters.keys())
     body = f"{module.base_model_prefix}."
     if spec.task == CLASSIFICATION:
         for name in [name for name in missing if not name.startswith(body) or ".pooler." in name]:

@@ -24,6 +24,7 @@ from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block, BlockPlan
 from decad.model.division import divide
+from decad.model.length import check_length, context_length
 from decad.model.loading import CAUSAL_LM, empty_module
 from decad.model.objective import CHUNK, Classes, NextToken, Objective
 from decad.model.trainable import add_up, keep_inputs_alone
@@ -50,20 +51,22 @@ def measure(
     directory: Path,
     spec: RunSpec,
     dtype: torch.dtype,
-    sequences: int,
+    batch_size: int,
     seq_len: int,
     neighbours: int = 1,
     *,
+    micro_batch: int = 0,
     checkpointing: bool = False,
 ) -> tuple[BlockPlan, int, list[Need]]:
     """The plan, the number of frozen parameters, and what each block needs.
 
-    ``sequences`` of ``seq_len`` tokens are one forward and backward pass. Of blocks that differ in their layer alone
-    the first and the last are gone through; a layer's need grows evenly with the layers above it. Raises ModelError
-    and ConfigError.
+    A step is on ``batch_size`` sequences of ``seq_len`` tokens, ``micro_batch`` of them at a time, 0 for all. Of blocks
+    that differ in their layer alone the first and the last are gone through; a layer's need grows evenly with the
+    layers above it. Raises ModelError and ConfigError.
     """
     with FakeTensorMode():
         module = empty_module(directory, dtype, spec)
+        check_length(seq_len, context_length(module.config))
         if checkpointing:
             keep_inputs_alone(directory, module)
         plan = divide(module, spec.blocks, spec.freeze)
@@ -71,13 +74,16 @@ def measure(
         objective: Objective = (
             NextToken(module, whole=False) if spec.task == CAUSAL_LM else Classes(module, 0)
         )
+        sequences = min(batch_size, micro_batch or batch_size)
         tokens = torch.zeros((sequences, seq_len), dtype=torch.int64)
         batch = (
             Batch.next_token(tokens)
             if spec.task == CAUSAL_LM
             else Batch(tokens, torch.zeros(sequences, dtype=torch.int64))
         )
-        steps = _steps(plan, lambda block: _step(module, objective, block, batch))
+        steps = _steps(
+            plan, lambda block: _step(module, objective, block, batch, summed=sequences < batch_size)
+        )
     needs = [
         Need(
             weights=every * dtype.itemsize,
@@ -107,18 +113,20 @@ def _steps(plan: BlockPlan, measured: Callable[[Block], int]) -> list[int]:
     return found
 
 
-def _step(module: Any, objective: Objective, block: Block, batch: Batch) -> int:
+def _step(module: Any, objective: Objective, block: Block, batch: Batch, *, summed: bool) -> int:
+    """``summed``: the gradient is one of several that are added up."""
     parameters = [module.get_parameter(slot.name) for slot in block.slots]
     state, master = AdamState.zeros(block.numel, "cpu"), torch.zeros(block.numel)
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         with _Live([*module.parameters(), *module.buffers(), state.m, state.v, master]) as live:
+            before = torch.zeros(block.numel) if summed else None
             loss = objective.loss(batch)
             forward: int = live.now
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
             del loss
-            gradient = add_up(gradients, block, 1.0, None)
+            gradient = add_up(gradients, block, 1.0, before)
             local_step(master, gradient, state, AdamConstants(), 1e-4)
     finally:
         for parameter in parameters:

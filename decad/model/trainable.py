@@ -20,6 +20,7 @@ from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
 from decad.errors import ConfigError, InternalError, ModelError
 from decad.model.division import divide
+from decad.model.length import context_length
 from decad.model.loading import CAUSAL_LM, load_module, load_tokenizer, what_to_train
 from decad.model.objective import Classes, NextToken, Objective
 from decad.model.rounding import round_stochastically
@@ -108,12 +109,7 @@ class TrainableModel:
     @property
     def context_length(self) -> int:
         """Tokens of the longest sequence that the model was made for."""
-        config = self.module.config.get_text_config()
-        # RoBERTa's positions begin after its padding token's id.
-        reserved = (
-            config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-        )
-        return int(getattr(config, "max_position_embeddings", 0) or 1 << 20) - reserved
+        return context_length(self.module.config)
 
     @property
     def vocab_size(self) -> int:
@@ -232,11 +228,11 @@ def add_up(gradients: list[Tensor], block: Block, weight: float, flat: Tensor | 
     sums = torch.empty(block.numel, device=gradients[0].device) if flat is None else flat
     for slot, view in zip(block.slots, block.views(sums).values(), strict=True):
         gradient = gradients.pop(0)
-        rows = slot.part(gradient)
+        part = slot.part_of(gradient)
         if flat is None:
-            view.copy_(rows).mul_(weight)
+            view.copy_(part).mul_(weight)
         else:
-            view.add_(rows, alpha=weight)
+            view.add_(part, alpha=weight)
     return sums
 
 

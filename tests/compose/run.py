@@ -163,8 +163,9 @@ def health(container: str) -> str:
     return output("docker", "inspect", "--format", "{{.State.Health.Status}}", container).strip()
 
 
-def all_healthy(project: Project) -> bool:
-    return all(health(container) == "healthy" for name in THREE for container in project.containers(name))
+def healthy(project: Project, services: Sequence[str]) -> bool:
+    """Whether Docker says so of every container."""
+    return all(health(container) == "healthy" for name in services for container in project.containers(name))
 
 
 def show(statuses: dict[str, Any]) -> None:
@@ -230,7 +231,7 @@ def main() -> None:
                 output("docker", "exec", c, "id", "-un").strip() for n in THREE for c in project.containers(n)
             }
             expect(user == {"decad"}, "none of them is root")
-            project.until("all three are healthy", THREE, lambda _: all_healthy(project))
+            project.until("all three are healthy", THREE, lambda _: healthy(project, THREE))
             kill_and_return(project)
             project.run("--profile", "more", "up", "-d", "--no-build", "--scale", "more=2", "more")
             show(project.until("two more by --scale: all five mix", [*THREE, "more"], mixing(4, 60)))

@@ -46,7 +46,10 @@ def _complains(result: Result, code: int, message: str) -> None:
         ("--listen 7700", "--listen = '7700' is not accepted: '7700' is not host:port\\."),
         ("--name a/b", "--name = 'a/b' is not accepted: use letters, digits, and \\. _ - only\\."),
         ("--device gpu", "--device gpu is not known\\. Use auto, cpu, cuda, cuda:N or mps\\."),
-        ("--seq-len 512", "--seq-len 512 is longer than the 256 tokens that this model was made for\\."),
+        (
+            "--seq-len 512",
+            "--seq-len 512 is longer than the 256 tokens that this model was made for\\. Give that or less\\.",
+        ),
         ("--listen 0.0.0.0:0", "--listen 0.0.0.0:0 would accept links from other machines.* --insecure\\."),
         ("--larning-rate 1", "No such option '--larning-rate'.* See `decad start --help`\\."),
         ("--config none.toml", "none.toml cannot be read: No such file or directory\\. Check --config\\."),

@@ -42,6 +42,19 @@ ROWS = [
         CONFIG,
         "lm_head.weight is in two blocks, a and b",
     ),
+    (
+        "--model llama --blocks a=;b=model,lm_head",
+        {},
+        CONFIG,
+        "'a=' is a block without patterns. Write NAME=",
+    ),
+    ("--model llama --blocks x;b=model,lm_head", {}, CONFIG, "'x' is a block without patterns. Write NAME="),
+    (
+        "--model llama --blocks =model,lm_head",
+        {},
+        CONFIG,
+        "'=model,lm_head' is a block without a name. Write",
+    ),
     ("--model llama --freeze model.nothing", {}, CONFIG, "--freeze: 'model.nothing' matches no parameter"),
     ("--model llama --freeze model,lm_head", {}, CONFIG, "--freeze leaves nothing to train"),
     (
@@ -50,8 +63,7 @@ ROWS = [
         CONFIG,
         "does not say what its classes are. Give them all with",
     ),
-    ("--model bert --labels a,b,c", {}, CONFIG, "is a classifier of 2 classes and --labels names 3"),
-    ("--model llama --blocks a=;b=model", {}, CONFIG, "--blocks: 'a=' is no block. Write NAME=PATTERN,..."),
+    ("--model bert --labels a,b,c", {}, CONFIG, "the model's head has 2 classes, and --labels (or"),
     ("--model llama --labels a,b", {}, CONFIG, "--labels is for --task classification"),
     ("--model body", {}, MODEL, "holds a BertModel, which decad cannot tell"),
     ("--model t5", {}, MODEL, "holds a T5ForConditionalGeneration, which decad cannot tell"),
@@ -126,10 +138,7 @@ def test_start_says_what_is_wrong(
     for name, content in files.items():
         (peers.folder / name).write_text(content)
     name = flags.split()[1]
-    options = [
-        *flags.split()[2:],
-        *(("--labels", "bad,good") if "d.jsonl" in files and name == "bert" else ()),
-    ]
+    options = [*(("--labels", "bad,good") if name == "bert" else ()), *flags.split()[2:]]
     daemon = peers.start("x", "--model", str(models / name), *options)
     result = daemon.result()
     *_, last = result.err.splitlines()

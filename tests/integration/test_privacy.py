@@ -8,12 +8,11 @@ from __future__ import annotations
 import random
 import string
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import POLL_S, Daemon, Fleet
+from support.daemon import Daemon, Fleet
 from support.tap import HOST, LENGTH, RENAME, TAP, fragments_in, tapped, tokens_in
 from transformers import AutoTokenizer
 
@@ -155,6 +154,5 @@ def test_a_leak_that_is_planted_is_found(place: str, trio: Trio, tokenizer: Any)
     leak = PLANTED[place].format(secret=secret, length=len(secret), ids=ids)
     a = trio.start("a", "--min-peers", "1", "--steps", "8")
     b = trio.start("b", "--peers", a.address, "--steps", "8", leak=leak)
-    while not trio.leaked(tokenizer) and b.poll() is None:
-        time.sleep(POLL_S)
+    b.result()
     assert trio.leaked(tokenizer) & {secret.encode()[:LENGTH], ids}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from decad.api import Batch
-from decad.api.own import OwnBatch, OwnData, fingerprint, own_model, token_batch
-from decad.config import PeerConfig, RunSpec
+from decad.api.own import OwnBatch, OwnData, fingerprint, token_batch
 from decad.core.batch import Examples
 from decad.data.position import DataPosition
-from decad.errors import ConfigError, DataError
+from decad.errors import DataError
 
 
 class Labelled(NamedTuple):
@@ -175,9 +173,3 @@ def test_one_other_value_is_another_hash(name: str) -> None:
 def test_another_dtype_is_another_hash() -> None:
     zeros = nn.Parameter(torch.zeros(1))
     assert fingerprint(nn.ParameterList([zeros])) != fingerprint(nn.ParameterList([zeros]).bfloat16())
-
-
-def test_checkpointing_of_a_module_that_decad_did_not_load_is_refused(tmp_path: Path) -> None:
-    config = PeerConfig(state_dir=tmp_path, gradient_checkpointing=True)
-    with pytest.raises(ConfigError, match="gradient_checkpointing is for models that decad loads"):
-        own_model(module(), lambda m, batch: m(batch).sum(), RunSpec(), config, torch.device("cpu"))

@@ -269,6 +269,12 @@ def test_what_does_not_fit_together_is_refused(
         Peer(SPEC, settings, **given)
 
 
+def test_decad_does_not_checkpoint_a_module_of_ones_own(tmp_path: Path) -> None:
+    settings = config(tmp_path, 1, gradient_checkpointing=True)
+    with pytest.raises(ConfigError, match="gradient_checkpointing is for a model that decad loads"):
+        Peer(SPEC, settings, module=network(), loss=loss, data=examples())
+
+
 async def test_a_module_in_half_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="float32 or in bfloat16"):
         await peer(tmp_path, 1, network().half()).run()

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from support.families import save_tiny
 
 from decad.cli.main import cli
+from decad.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +45,79 @@ def test_for_people(model: Path) -> None:
     assert "Python and its libraries" in shown
 
 
-def test_settings_of_decad_toml_count_unless_a_flag_says_otherwise(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "decad.toml").write_text('blocks = "2"\nfreeze = ["lm_head"]\n')
+SETTINGS = """
+blocks = "2"
+freeze = ["lm_head"]
+dtype = "bfloat16"
+batch_size = 8
+micro_batch = 2
+seq_len = 24
+gradient_checkpointing = true
+moments = "gossip"
+steps = 100
+"""
+
+
+@pytest.fixture
+def settings(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A decad.toml in the working directory."""
     monkeypatch.chdir(tmp_path)
-    assert len(json.loads(run(model, "--json"))["blocks"]) == 2
-    report = json.loads(run(model, "--json", "--blocks", "layers"))
-    assert (len(report["blocks"]), report["frozen"]) == (3, 300 * 32)
+    (tmp_path / "decad.toml").write_text(f"model = '{model}'\n{SETTINGS}")
+    return tmp_path
+
+
+def asked(*options: str) -> Any:
+    shown = CliRunner().invoke(cli, ["blocks", "--json", *options])
+    assert shown.exit_code == 0, shown.exception
+    return json.loads(shown.output)
+
+
+def test_the_settings_of_the_daemon_count(settings: Path, model: Path) -> None:
+    by_flags = run(
+        model,
+        *("--json", "--blocks", "2", "--freeze", "lm_head", "--dtype", "bfloat16", "--batch-size", "8"),
+        *("--micro-batch", "2", "--seq-len", "24", "--gradient-checkpointing", "--moments", "gossip"),
+        *("--config", os.devnull),
+    )
+    expected, found = json.loads(by_flags), asked()
+    for report in (expected, found):  # what the process takes by then
+        del report["most_memory"]["libraries"]
+        for block in report["blocks"]:
+            del block["memory"]
+    assert found == expected
+    assert (found["sequences"], found["at_once"], found["seq_len"]) == (8, 2, 24)
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DECAD_SEQ_LEN", "16")
+    monkeypatch.setenv("DECAD_DTYPE", "float32")
+    monkeypatch.setenv("DECAD_BATCH_SIZE", "4")
+    report = asked("--batch-size", "1", "--no-gradient-checkpointing")
+    assert (report["dtype"], report["seq_len"], report["sequences"]) == ("float32", 16, 1)
+
+
+def test_another_settings_file(settings: Path) -> None:
+    (settings / "other.toml").write_text((settings / "decad.toml").read_text().replace('"2"', '"1"'))
+    assert len(asked("--config", "other.toml")["blocks"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "model is not set. Give --model, set DECAD_MODEL, or write"),
+        (("--model", "m", "--seq-len", "many"), "--seq-len = 'many' is not accepted"),
+        (("--model", "m", "--dtype", "float16"), "--dtype = 'float16' is not accepted"),
+    ],
+)
+def test_settings_that_cannot_be_used(
+    options: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(cli, ["blocks", *options])
+    assert isinstance(shown.exception, ConfigError)
+    assert words in str(shown.exception)
 
 
 def test_the_weights_need_not_be_there(model: Path, tmp_path: Path) -> None:

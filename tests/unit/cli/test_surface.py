@@ -85,3 +85,13 @@ def test_the_defaults_in_the_help_are_those_of_the_settings() -> None:
         if "[default: " in help_ and name not in in_words:
             default = fields[name].default
             assert type(default)(help_.partition("[default: ")[2].rstrip("]")) == default, name
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--task=other", "--seq-len=0", "--batch-size=0", "--batches=0", "--held-out=1", "--seed=-1"],
+)
+def test_eval_refuses_values_out_of_bounds(option: str) -> None:
+    shown = CliRunner().invoke(cli, ["eval", "--model", "m", "--data", "d", option])
+    assert shown.exit_code == 2
+    assert f"Invalid value for '{option.partition('=')[0]}'" in shown.output

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from decad.core.blocks import Block, BlockPlan, Slot
+from decad.core.blocks import Block, BlockPlan, Rows, Slot
 from decad.errors import InternalError
 
 SHAPES = {"embed": (4, 3), "norm": (3,), "scale": ()}
@@ -48,3 +48,12 @@ def test_the_fingerprint_tells_names_shapes_and_grouping_apart() -> None:
         BlockPlan.build([("b", ["x", "y"])], {"x": (2, 3), "y": (1,)}),
     ]
     assert len({plan.fingerprint for plan in plans}) == len(plans)
+
+
+def test_the_part_of_a_parameter_that_lies_in_a_slot() -> None:
+    plan = BlockPlan.build([("a", [Rows("w", 0, 2)]), ("b", [Rows("w", 2, 5), "s"])], {"w": (5, 3), "s": ()})
+    whole, scalar = torch.arange(15.0).view(5, 3), torch.tensor(7.0)
+    assert torch.equal(plan[0].slots[0].part_of(whole), whole[:2])
+    assert torch.equal(plan[1].slots[0].part_of(whole), whole[2:])
+    plan[1].slots[1].part_of(scalar).zero_()
+    assert scalar == 0

@@ -127,14 +127,31 @@ def test_patterns_name_the_blocks() -> None:
         ("a=embed,layers;b=layers.3", "layers.3.weight is in two blocks, a and b"),
         ("a=embed,layers;b=head", "'head' matches no parameter"),
         ("a=embed;a=layers", "two blocks are called a"),
-        ("a=;b=embed,layers", "'a=' is no block"),
-        ("embed;b=layers", "'embed' is no block"),
-        ("=embed;b=layers", "'=embed' is no block"),
     ],
 )
 def test_patterns_must_cover_every_parameter_once(blocks: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         divide(Deep(), blocks)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "complaint"),
+    [
+        ("a=;b=embed,layers", "'a=' is a block without patterns"),
+        ("a= , ;b=embed,layers", "'a= ,' is a block without patterns"),
+        ("x;b=embed,layers", "'x' is a block without patterns"),
+        ("=embed,layers", "'=embed,layers' is a block without a name"),
+        ("a=embed; =layers", "'=layers' is a block without a name"),
+    ],
+)
+def test_every_block_has_a_name_and_patterns(blocks: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        divide(Deep(), blocks)
+
+
+def test_spaces_and_a_last_semicolon_do_not_count() -> None:
+    plan = divide(Deep(), " low = embed, layers.0-5; high=layers.6-9,layers.1? ;")
+    assert plan.fingerprint == divide(Deep(), "low=embed,layers.0-5;high=layers.6-9,layers.1?").fingerprint
 
 
 def test_a_model_without_a_list_of_layers_is_covered_too() -> None:

@@ -199,6 +199,13 @@ class TestHead:
         assert (again.spec.task, again.spec.labels) == ("classification", LABELS)
 
 
+@pytest.mark.parametrize("labels", [("a",), ("a", "b", "a")])
+def test_classes_that_cannot_be_told_apart_are_refused(labels: tuple[str, ...], tmp_path: Path) -> None:
+    directory = save_tiny("bert", tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"A classifier tells two or more classes apart.*Name each once"):
+        TrainableModel.load(directory, CPU, torch.float32, RunSpec(labels=labels))
+
+
 def test_labels_are_for_classifiers(tmp_path: Path) -> None:
     directory = save_tiny("llama", tmp_path / "model")
     with pytest.raises(ConfigError, match="--labels is for --task classification"):

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.families import CLASSIFIERS, save_tiny
 
-from decad.errors import ModelError
+from decad.config import RunSpec
+from decad.errors import ConfigError, ModelError
 from decad.model.trainable import TrainableModel
 
 
@@ -112,7 +114,17 @@ def test_a_missing_tensor_is_not_made_up(copy: Path) -> None:
 
 def test_a_tensor_of_another_shape(copy: Path) -> None:
     change_config(copy, intermediate_size=48)
-    refuse(copy, "cannot be loaded")
+    refuse(copy, r"mlp\.\w+\.weight has the shape \(\d+, \d+\) in the .*, and by config\.json \(\d+, \d+\)")
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+@pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c", "d")])
+def test_a_head_of_another_number_of_classes(family: str, labels: tuple[str, ...], tmp_path: Path) -> None:
+    spec = RunSpec(task="classification", labels=labels)
+    with pytest.raises(
+        ConfigError, match=rf"head has 3 classes, and --labels .* names {len(labels)}\. Name all 3"
+    ):
+        TrainableModel.load(save_tiny(family, tmp_path, labels=3), torch.device("cpu"), torch.float32, spec)
 
 
 def test_a_config_without_sense(copy: Path) -> None:

@@ -10,7 +10,7 @@ from support.families import CAUSAL, CLASSIFIERS, save_tiny
 from decad.config import RunSpec
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.batch import Batch
-from decad.errors import ModelError
+from decad.errors import ConfigError, ModelError
 from decad.model.loading import what_to_train
 from decad.model.memory import measure
 from decad.model.room import check_room
@@ -19,13 +19,14 @@ from decad.model.trainable import TrainableModel
 CPU = torch.device("cpu")
 
 
-def test_a_step_is_foretold_as_it_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("micro_batch", [0, 16])
+def test_a_step_is_foretold_as_it_is_measured(micro_batch: int, tmp_path: Path) -> None:
     """On a model of which the activations are most; a kernel's own memory is not foretold, and a mask is that the
     real kernel does without."""
     directory = save_tiny("llama", tmp_path / "model")
     spec = what_to_train(directory, RunSpec())
-    _, _, needs = measure(directory, spec, torch.float32, 32, 25)
-    model = TrainableModel.load(directory, CPU, torch.float32)
+    _, _, needs = measure(directory, spec, torch.float32, 32, 25, micro_batch=micro_batch)
+    model = TrainableModel.load(directory, CPU, torch.float32, micro_batch=micro_batch)
     batch = Batch.next_token(torch.randint(0, 256, (32, 25)))
     for index in (1, 2):
         block = model.plan[index]
@@ -63,6 +64,25 @@ def test_less_is_needed_with_checkpointing_and_higher_up(tmp_path: Path) -> None
     _, _, spared = measure(directory, spec, torch.float32, 16, 129, checkpointing=True)
     assert plain[2].step < plain[1].step
     assert spared[1].step < plain[1].step
+
+
+def test_gradients_of_parts_are_added_up_in_a_buffer_of_their_own(tmp_path: Path) -> None:
+    directory = save_tiny("llama", tmp_path / "model")
+    spec = what_to_train(directory, RunSpec())
+    plan, _, alone = measure(directory, spec, torch.float32, 1, 65)
+    _, _, parts = measure(directory, spec, torch.float32, 2, 65, micro_batch=1)
+    _, _, whole = measure(directory, spec, torch.float32, 2, 65, micro_batch=2)
+    assert parts[1].step == alone[1].step + 4 * plan[1].numel
+    assert whole == measure(directory, spec, torch.float32, 2, 65)[2]
+
+
+def test_a_sequence_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    directory = save_tiny("roberta", tmp_path / "model")
+    spec = what_to_train(directory, RunSpec(labels=("a", "b")))
+    # Of its 512 positions those up to its padding token's, 257, are not used.
+    measure(directory, spec, torch.float32, 1, 254)
+    with pytest.raises(ConfigError, match="--seq-len 255 is longer than the 254 tokens"):
+        measure(directory, spec, torch.float32, 1, 255)
 
 
 def test_public_copies_are_counted_for_changes(tmp_path: Path) -> None:
