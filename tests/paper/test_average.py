@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.exact import ExactPeers
-from support.peers import Peers, one_block
+from support.peers import Peers, given, one_block
 from torch import Tensor
 
 from decad.core.adam import AdamConstants
@@ -68,8 +68,7 @@ def test_coded_messages_keep_the_average_of_the_half_steps(encoding: str) -> Non
         encoding=encoding,
     )
     for step in range(30):
-        gradients = different(step).float()
-        peers.train(lambda i, theta, g=gradients: g[i], 0.1)
+        peers.train(given(*different(step).float()), 0.1)
         halves = torch.stack(peers.thetas).double()
         peers.mix(0.1)
         moved = torch.stack(peers.thetas).double().mean(dim=0) - halves.mean(dim=0)

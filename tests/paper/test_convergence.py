@@ -67,7 +67,7 @@ def test_changes_in_bf16_cost_nothing(name: str) -> None:
 
 
 def test_the_more_of_v_is_mixed_the_less_bias_is_left() -> None:
-    """algorithm.md, table: `gossip` before `rowwise` before `none`; only a common v finds the common optimum."""
+    """T14; algorithm.md, table: `gossip` before `rowwise` before `none`; only a common v finds the common optimum."""
     gossip, rowwise, none = (mean_excess(trained(name)) for name in ("gossip", "rowwise", "none"))
     assert gossip < 0.1 * rowwise
     assert rowwise < none

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.moments import default_b1
-from decad.core.schedule import Order, Schedule
 
 FP64 = torch.float64
 
@@ -152,50 +151,51 @@ def test_the_gradient_of_quadratics_falls_with_the_root_of_the_steps(loss: float
     """T7: the mean of |grad F|^2 over T steps at the rate c / sqrt(T) is of the order T^-1/2, also with lost edges.
 
     Terms of higher order are smaller by the rate, 0.10 at T = 100 and 0.03 at T = 1000: each of the two can turn the
-    slope by log10(1.10 / 1.03) = 0.03. A rate that stays gives -0.69, and peers that do not mix -0.39.
+    slope by log10(1.10 / 1.03) = 0.03. A rate that stays gives -0.60, and peers that do not mix -0.39.
     """
-    problem = Quadratics(8, 100, noise=1.0)
-    means = [mean(squared_norms(problem, 8, "ring", t, 1 / math.sqrt(t), loss=loss)) for t in DECADE]
+    problem = Quadratics(5, 150, noise=1.0)
+    means = [mean(squared_norms(problem, 5, "ring", t, 1 / math.sqrt(t), loss=loss)) for t in DECADE]
     assert order(DECADE, means) == pytest.approx(-0.5, abs=0.06)
 
 
 def test_the_gradient_of_logistic_regression_falls_at_least_as_fast() -> None:
-    """T7 is a bound: the slope is -1/2 or steeper. Here -0.54; -0.30 at a rate that stays, -0.41 without mixing."""
-    problem = Logistic(8, 30, skew=1.0)
-    means = [mean(squared_norms(problem, 8, "ring", t, 4 / math.sqrt(t))) for t in DECADE]
+    """T7 is a bound: the slope is -1/2 or steeper. Here -0.57; -0.33 at a rate that stays, -0.34 without mixing."""
+    problem = Logistic(5, 40, skew=2.0)
+    means = [mean(squared_norms(problem, 5, "ring", t, 4 / math.sqrt(t))) for t in DECADE]
     assert order(DECADE, means) < -0.45
 
 
 def test_a_constant_rate_leaves_the_floor_of_a_single_machines_sgd_over_n() -> None:
-    """T8: step sigma^2 / (N (2 - step)) for curvature 1, from a few thousand independent values: 3 % is two sigma."""
+    """T8: eta sigma^2 / (N (2 - eta)) for curvature 1. 3,000 values that forget in ten steps, over a hundred: 1 %."""
     for peers in (1, 4, 16):
-        problem = Quadratics(peers, 1500, noise=1.0, curved=0)
-        seen = squared_norms(problem, peers, "exponential", 250, 0.1)
-        assert mean(seen[100:]) == pytest.approx(0.1 / (peers * 1.9), rel=0.05)
+        problem = Quadratics(peers, 3000, noise=1.0, curved=0)
+        problem.start = problem.best
+        seen = squared_norms(problem, peers, "exponential", 150, 0.1)
+        assert mean(seen[50:]) == pytest.approx(0.1 / (peers * 1.9), rel=0.03)
 
 
 def test_the_floor_of_logistic_regression_falls_with_the_number_of_peers() -> None:
-    """T8: N = 1, 4, 16 with the same examples everywhere: 1/N."""
+    """T8: 1/N for N = 1, 4, 16 with the same examples everywhere; the runs' own scatter is 3 %."""
     floors = {}
     for peers in (1, 4, 16):
-        problem = Logistic(peers, 200, skew=0)
+        problem = Logistic(peers, 400, skew=0)
         problem.start = problem.best
-        seen = squared_norms(problem, peers, "exponential", 300, 0.2)
-        floors[peers] = mean(seen[100:])
+        seen = squared_norms(problem, peers, "exponential", 150, 0.2)
+        floors[peers] = mean(seen[75:])
     assert floors[1] / floors[4] == pytest.approx(4, rel=0.1)
     assert floors[1] / floors[16] == pytest.approx(16, rel=0.1)
 
 
 @pytest.mark.parametrize("rule", ["rowwise", "gossip", "signal", "none"])
 def test_adams_floor_falls_with_the_number_of_peers_too_where_all_have_the_same_data(rule: str) -> None:
-    """T8: no theorem covers decad's moments, but the speed-up is seen with each rule: 1/N at N = 4."""
+    """T8: no theorem covers decad's moments, but the speed-up is seen with each rule; the scatter is 5 %."""
     floors = []
     for peers in (1, 4):
         problem = Quadratics(peers, 1000, noise=1.0, curved=0, apart=0)
         problem.start = problem.best
         constants = AdamConstants(b1=default_b1(rule))
-        seen = squared_norms(problem, peers, "full", 500, 0.01, constants=constants, rule=rule)
-        floors.append(mean(seen[200:]))
+        seen = squared_norms(problem, peers, "full", 250, 0.03, constants=constants, rule=rule)
+        floors.append(mean(seen[100:]))
     assert floors[0] / floors[1] == pytest.approx(4, rel=0.15)
 
 
@@ -207,7 +207,7 @@ def test_different_data_leave_a_floor_of_the_order_of_the_rate_squared() -> None
     problem = Quadratics(4, 100, noise=0)
     problem.start = problem.best
     rates = [0.1, 0.0316, 0.01]
-    floors = [squared_norms(problem, 4, "ring", int(15 / rate), rate)[-1] for rate in rates]
+    floors = [squared_norms(problem, 4, "ring", int(10 / rate), rate)[-1] for rate in rates]
     assert order(rates, floors) == pytest.approx(2, abs=0.1)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 
 import torch
-from support.peers import one_block
 from torch import Tensor
 
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.mixing import Mixer, Section
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, mixing_matrix, neighbours
+from support.peers import one_block
 
 SGD = AdamConstants(a1=0.0, eps=1e12)
 """Adam that is SGD: at the rate ``step * SGD.eps`` it moves by -step * gradient (docs/theory.md, T5)."""
@@ -28,7 +29,7 @@ def overlay(name: str, peers: int) -> str:
     """An overlay as the run spec has it; besides those that have a name of their own: line, alone."""
     if name == "line":
         ids = peer_ids(peers)
-        return "edges:" + ",".join(f"{a}-{b}" for a, b in zip(ids, ids[1:], strict=False))
+        return "edges:" + ",".join(f"{a}-{b}" for a, b in pairwise(ids))
     return "edges:nobody-else" if name == "alone" else name
 
 
