@@ -55,8 +55,8 @@ def test_coded_messages_keep_the_average_of_the_half_steps(encoding: str) -> Non
     """T1 on the real bytes, in training: the average after a step is that of the half-steps, to fp32's rounding.
 
     One mixing on the ring rounds each value five times: a sum and a product a neighbour, and the end. A mixing with
-    one's own theta_half for the public copy is off by bf16's rounding of a change: 2^-9 of a step of 0.1, 30 times
-    what is allowed.
+    one's own theta_half for the public copy is off by bf16's rounding of a change, up to 2^-8 of a step of 0.1: tens of
+    times what is allowed.
     """
     start = different(0).float()
     peers = Peers(

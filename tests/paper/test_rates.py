@@ -165,6 +165,19 @@ def test_the_gradient_of_logistic_regression_falls_at_least_as_fast() -> None:
     assert order(DECADE, means) < -0.45
 
 
+def test_more_peers_get_further_in_as_many_steps() -> None:
+    """T7: with eta = c sqrt(N / T) what is left after T steps is of the order of 1 / sqrt(N T), for N = 1, 4, 16.
+
+    The next term is smaller by eta / 2: 0.05 for N = 16.
+    """
+    left = []
+    for peers in (1, 4, 16):
+        problem = Quadratics(peers, 300, noise=1.0, curved=0)
+        left.append(mean(squared_norms(problem, peers, "exponential", 400, 0.5 * math.sqrt(peers / 400))))
+    assert left[1] / left[0] == pytest.approx(1 / 2, rel=0.1)
+    assert left[2] / left[0] == pytest.approx(1 / 4, rel=0.1)
+
+
 def test_a_constant_rate_leaves_the_floor_of_a_single_machines_sgd_over_n() -> None:
     """T8: eta sigma^2 / (N (2 - eta)) for curvature 1. 3,000 values that forget in ten steps, over a hundred: 1 %."""
     for peers in (1, 4, 16):
