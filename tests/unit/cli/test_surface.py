@@ -29,6 +29,8 @@ def test_the_commands() -> None:
             "completion",
             "eval",
             "export",
+            "lab",
+            "lab network",
             "model",
             "model import",
             "neighbors",
