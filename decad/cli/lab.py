@@ -132,12 +132,10 @@ def network(
         seed=seed,
     )
     cases: list[scaling.Case] = []
-    with click.progressbar(
-        length=len(overlays) * len(counts), label="Simulating", file=click.get_text_stream("stderr")
-    ) as done:
-        for case in scaling.compare(overlays, counts, conditions):
-            cases.append(case)
-            done.update(1)
+    for case in scaling.compare(overlays, counts, conditions):
+        cases.append(case)
+        said = f"{len(cases)} of {len(overlays) * len(counts)}: {case.overlay} among {case.peers}"
+        click.echo(said, err=True)
     if as_json:
         click.echo(json.dumps([case.plain() for case in cases], indent=2, allow_nan=False))
     else:

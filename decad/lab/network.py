@@ -184,6 +184,8 @@ class _Simulation:
 
         self.made = np.full(e, -1, dtype=np.int64)
         """The step that the message under way, or the last one, was made for."""
+        self.size = np.zeros(e)
+        """Its bytes on the line."""
         self.left = np.zeros(e)
         """Bytes of it that are not on the line yet."""
         self.started = np.full(e, np.inf)
@@ -307,7 +309,8 @@ class _Simulation:
         full = ~self.whole[out] | (self.step[peer] % self.load.inner_steps == 0)
         self._arrive(out[np.isfinite(self.arrives[out])])
         self.made[out], self.started[out], self.sent[out] = self.step[peer], half, np.inf
-        self.left[out] = np.where(full, self.load.full_bytes, self.load.change_bytes) * FRAMING
+        self.size[out] = np.where(full, self.load.full_bytes, self.load.change_bytes) * FRAMING
+        self.left[out] = self.size[out]
         self.whole[out] = False
         ahead = out[self.made[out] > self.step[self.target[out]]]
         self.lost[ahead] = True
@@ -340,24 +343,17 @@ class _Simulation:
         began = max(half, float(heard[np.isfinite(heard)].max(initial=half)))
         if bool(np.isfinite(heard).all()):
             self.pace[peer].stepped(BLOCK, float(self.took[peer]) + over - began)
-        kept = self.left[out] > 0
-        self.bytes[peer] += self._sent_bytes(peer, out[due], kept[due])
+        sent_bytes = float((self.size[out] - self.left[out])[due].sum()) / FRAMING
         self.left[out] = 0.0
         if self.first <= self.step[peer] < self.end:
             self.parts += self.took[peer], began - half, over - began
             self.taken += 1
+            self.bytes[peer] += sent_bytes
+            self.own_steps[peer] += 1
             self.whole_steps += bool(came.all())
             self.due_count[inward] += due
             self.mixed_count[inward] += due & np.isfinite(self.arrived[inward])
         self._next(peer, over)
-
-    def _sent_bytes(self, peer: int, out: Integers, cut: Booleans) -> float:
-        if not self.first <= self.step[peer] < self.end:
-            return 0.0
-        self.own_steps[peer] += 1
-        full = self.step[peer] % self.load.inner_steps == 0
-        each = self.load.full_bytes if full else self.load.change_bytes
-        return float(len(out) * each - self.left[out][cut].sum() / FRAMING)
 
     def _next(self, peer: int, at: float) -> None:
         near = self.source[self._inward(peer)]

@@ -21,6 +21,26 @@ MOST_EDGES = 1_000_000
 MOST_PEERS = 10_000
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Of Okabe and Ito, told apart with every kind of colour vision."""
+TICKS = {
+    **{
+        "1 s": 1.0,
+        "10 s": 10.0,
+        "1 min": 60.0,
+        "2 min": 120.0,
+        "5 min": 300.0,
+        "15 min": 900.0,
+        "1 h": 3600.0,
+    },
+    **{
+        "2 h": 7200.0,
+        "6 h": 21_600.0,
+        "1 d": 86_400.0,
+        "1 week": 604_800.0,
+        "1 month": 2.6e6,
+        "1 year": 3.2e7,
+    },
+}
+"""Round times on a logarithmic axis, in seconds."""
 MARKERS = "osD^vPX"
 
 
@@ -183,7 +203,7 @@ def draw(cases: Sequence[Case], target: Path) -> tuple[Path, Path]:
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure = Figure(figsize=(8.4, 3.7), layout="constrained")
     panels = figure.subplots(1, 2)
@@ -202,18 +222,22 @@ def draw(cases: Sequence[Case], target: Path) -> tuple[Path, Path]:
                     label=overlay,
                 )
         axes.set_xscale("log")
-        axes.set_yscale("log")
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("peers", fontsize=9)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
-        axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 3.0), numticks=12))
-        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+    rounds, halvings = panels
+    rounds.set_ylim(bottom=0)
+    rounds.set_ylabel("hours", fontsize=9)
+    halvings.set_yscale("log")
+    names = {seconds: name for name, seconds in TICKS.items()}
+    halvings.yaxis.set_major_locator(FixedLocator(list(TICKS.values())))
+    halvings.yaxis.set_major_formatter(FuncFormatter(lambda value, _: names.get(value, "")))
+    halvings.yaxis.set_minor_locator(NullLocator())
     panels[0].legend(frameon=False, fontsize=9)
     files = target.with_suffix(".png"), target.with_suffix(".svg")
     for file in files:
@@ -222,7 +246,7 @@ def draw(cases: Sequence[Case], target: Path) -> tuple[Path, Path]:
 
 
 def _round(case: Case) -> float:
-    return case.round_s
+    return case.round_s / 3600
 
 
 def _halving(case: Case) -> float:

@@ -34,10 +34,10 @@ class Setting:
     delay_s: float = 0.0
     """Of each line: between two machines it is twice that."""
     compute_s: float = 0.5
-    """Of a half-step."""
+    """Of a half-step, at least: the machine that runs the test may be busy."""
     learning: int = 3
     """Steps before the measured ones."""
-    steps: int = 5
+    steps: int = 8
 
     @property
     def names(self) -> str:
@@ -54,7 +54,10 @@ class Seen(NamedTuple):
 
 
 def measure(setting: Setting, net: Namespaces, fleet: Fleet) -> tuple[Seen, Seen]:
-    """What the model predicts, and what daemons on ``net`` do; their block's bytes and ids are what it is told."""
+    """What the model predicts, and what daemons on ``net`` do.
+
+    Of these the model is told their ids, what their half-steps took, and their block's bytes.
+    """
     shown = fleet.run("blocks", "--model", str(fleet.model), "--json", *ONE_BLOCK)
     (block,) = json.loads(shown.out)["blocks"]
     for number, rate in enumerate(setting.bytes_per_s):
@@ -69,21 +72,22 @@ def measure(setting: Setting, net: Namespaces, fleet: Fleet) -> tuple[Seen, Seen
     missing = [b.reply.training.steps_incomplete - a.reply.training.steps_incomplete for a, b in pairs]
     sent = [(_sent(b.reply) - _sent(a.reply)) / n for (a, b), n in zip(pairs, taken, strict=True)]
     seen = Seen(float(np.mean(seconds)), float(np.mean(sent)), 1 - sum(missing) / sum(taken))
-    return predict(setting, [a.reply.peer_id for a in begun], float(block["bytes_per_step"])), seen
+    computed = {b.reply.peer_id: b.reply.training.compute_s for b in ended}
+    return predict(setting, computed, float(block["bytes_per_step"])), seen
 
 
-def predict(setting: Setting, ids: list[str], message_bytes: float) -> Seen:
-    """The model's answer."""
+def predict(setting: Setting, computed: dict[str, float], message_bytes: float) -> Seen:
+    """The model's answer; ``computed``: id of each machine's peer, in order -> seconds of a half-step."""
     chance = np.random.default_rng(0)
-    peers = graph(setting.overlay, ids)
-    rate = dict(zip(ids, setting.bytes_per_s, strict=True))
+    peers = graph(setting.overlay, computed)
+    rate = dict(zip(computed, setting.bytes_per_s, strict=True))
     lines = np.array([rate[peer] for peer in peers])
     network = join(
         peers,
         setting.overlay,
         Distribution("constant", (2 * setting.delay_s,)),
         chance,
-        compute=np.full(len(ids), setting.compute_s),
+        compute=np.array([computed[peer] for peer in peers]),
         uplink=lines,
         downlink=lines,
     )
