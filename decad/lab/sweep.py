@@ -85,10 +85,8 @@ def read_plan(file: Path, only: Sequence[str] = ()) -> Plan:
         wrong = f"no variant {min(set(only) - set(names))}" if set(only) - set(names) else "a name twice"
         raise ConfigError(f"{file}: there is {wrong}. The variants are {', '.join(names)}.")
     plan = Plan(values, [variant for variant in made if not only or variant["name"] in only], seeds)
-    for variant in plan.variants:
-        plan.experiment(
-            variant, variant["lr"][0], CHOOSING_SEED
-        )  # what is wrong is told before anything runs
+    for chosen in plan.variants:  # what is wrong is told before anything runs
+        plan.experiment(chosen, chosen["lr"][0], CHOOSING_SEED)
     return plan
 
 
