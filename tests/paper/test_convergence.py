@@ -67,7 +67,7 @@ def test_changes_in_bf16_cost_nothing(name: str) -> None:
 
 
 def test_the_more_of_v_is_mixed_the_less_bias_is_left() -> None:
-    """algorithm.md, table: `gossip` before `rowwise` before `none`; only a common v finds the common optimum."""
+    """T14; algorithm.md, table: `gossip` before `rowwise` before `none`; only a common v finds the common optimum."""
     gossip, rowwise, none = (mean_excess(trained(name)) for name in ("gossip", "rowwise", "none"))
     assert gossip < 0.1 * rowwise
     assert rowwise < none
@@ -81,3 +81,20 @@ def test_the_signal_draws_the_peers_together(name: str) -> None:
         return float((torch.stack(peers.thetas) - peers.average).norm())
 
     assert distance(trained(name)) < distance(trained("none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("none", False), ("signal", False), ("rowwise", True), ("gossip", True)]
+)
+def test_who_keeps_his_own_v_votes_by_sign(name: str, found: bool) -> None:
+    """T14: three peers that want 0, 0 and 3: the mean is 1. With v of their own the majority, 0, pulls them away.
+
+    One value, so that `rowwise` mixes all of v. They begin at 1, where a common v would leave them.
+    """
+    wishes = torch.tensor([0.0, 0.0, 3.0])
+    constants = AdamConstants(b1=default_b1(name))
+    peers = Peers([torch.ones(1)] * 3, one_block((1,)), moment_rule(name), constants)
+    for step in range(600):
+        peers.step(lambda i, theta: theta - wishes[i], 0.02 * (1 - step / 600))
+    assert (abs(float(peers.average) - 1) < 0.02) == found
+    assert found or float(peers.average) < 0.5

@@ -69,7 +69,7 @@ def assert_same_parameters(one: nn.Module, other: nn.Module, rtol: float) -> Non
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_one_peer_with_one_block_is_adamw(dtype: torch.dtype, tolerance: float, weight_decay: float) -> None:
-    """One peer, one block with all parameters, one phase: torch.optim.AdamW."""
+    """T6: one peer, one block with all parameters, one phase: torch.optim.AdamW."""
     ours, theirs = tiny_model(dtype), tiny_model(dtype)
     block = plan_of(ours, lambda name: "all")[0]
     theta = flat(ours, block)
@@ -86,7 +86,7 @@ def test_one_peer_with_one_block_is_adamw(dtype: torch.dtype, tolerance: float, 
 
 
 def test_one_peer_with_several_blocks_is_badam() -> None:
-    """One peer, three blocks, R steps each, descending: BAdam's own BlockOptimizer (badam 1.4).
+    """T6: one peer, three blocks, R steps each, descending: BAdam's own BlockOptimizer (badam 1.4).
 
     Moments and bias correction start anew with each phase there as here: `switch_trainable_params` makes new
     fp32 copies and drops all state, step counts included. Where the reference is unsound, and what we did:

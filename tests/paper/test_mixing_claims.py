@@ -1,4 +1,4 @@
-"""algorithm.md: mixing keeps the network average, and its Metropolis-Hastings weights are stable."""
+"""docs/theory.md, T1 and T4: mixing keeps the network average, and its Metropolis-Hastings weights are stable."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_mixing_is_the_weighted_sum_over_the_neighbours() -> None:
 @pytest.mark.parametrize("encoding", ["fp32", "bf16-delta"])
 @pytest.mark.parametrize("overlay", ["ring", "exponential", "full", "edges:0-1,1-2,2-3,2-4"])
 def test_mixing_keeps_the_network_average(overlay: str, encoding: str) -> None:
-    """d = sum_j w_ij (public_j - public_i): "coding errors cancel and the network average is kept"."""
+    """d = sum_j w_ij (public_j - public_i): "coding errors cancel and the network average is kept" (T1)."""
     thetas = [torch.rand(64) for _ in range(5)]
     peers = Peers(
         thetas, one_block((8, 8)), moment_rule("none"), AdamConstants(), overlay=overlay, encoding=encoding
@@ -103,13 +103,13 @@ def test_the_rule_of_125_reaches_16_on_dense_bipartite_graphs(graph: str) -> Non
 
 
 def test_the_limit_is_the_printed_formula() -> None:
-    """algorithm.md: "stable below 2 (1 + a1) / (1 + a1 + a1 (1 - b1)) = 1.617 only"."""
+    """T4: "stable below 2 (1 + a1) / (1 + a1 + a1 (1 - b1)) = 1.617 only"."""
     assert pytest.approx(1.617, abs=5e-4) == LIMIT
     assert spectral_radius(recursion(LIMIT)) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_moment_recursion_is_the_one_the_limit_was_derived_from() -> None:
-    """theta' = (1 - x)(theta - a1 m),  m' = a1 m + (1 - b1) x (theta - a1 m),  x the eigenvalue of I - W"""
+    """T4: theta' = (1 - x)(theta - a1 m),  m' = a1 m + (1 - b1) x (theta - a1 m),  x the eigenvalue of I - W"""
     x, a1, b1 = 1.3, 0.9, 0.5
     expected = torch.tensor([[1 - x, -(1 - x) * a1], [(1 - b1) * x, a1 - (1 - b1) * x * a1]]).double()
     assert torch.allclose(recursion(x), expected, atol=1e-6)
