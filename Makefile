@@ -90,7 +90,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PIP) install --quiet --upgrade 'pip>=25.1'
 # torch by itself, so that pip settles on the pinned build before it looks at what else wants torch.
 	$(PIP) install --quiet -c constraints.txt torch
-	$(PIP) install --quiet -c constraints.txt -e '.[gguf]'
+	$(PIP) install --quiet -c constraints.txt -e '.[gguf,lab]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

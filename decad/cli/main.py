@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from decad import __version__
+from decad.cli.lab import lab
 from decad.errors import ConfigError, DecadError, InternalError, first_cause
 from decad.paths import default_state_dir
 
@@ -283,6 +284,9 @@ def evaluate(**options: Any) -> None:
     from decad.cli.results import evaluate_on
 
     evaluate_on(**options)
+
+
+cli.add_command(lab)
 
 
 @cli.group("checkpoints")

@@ -1,0 +1,1 @@
+"""Experiments with many peers in one process, and what is told of them."""
