@@ -11,11 +11,11 @@ SINGLE := $(addprefix tests/,unit paper property simulation)
 SEVERAL := $(addprefix tests/,integration chaos)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak compose-test check venv proto bench dist dist-test clean
+.PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak compose-test network-check check venv proto bench results-quick dist dist-test clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Train three peers together on this machine and compare with training alone
 	$(BIN)/python deploy/demo/run.py
@@ -51,6 +51,14 @@ bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one
 	$(BIN)/python tests/bench/bench_join.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_step.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_checkpoint.py --model $(MODEL)
+
+network-check: $(VENV)/.dev ## Compare what `decad lab network` predicts with daemons on narrow lines (as root)
+	PYTHONPATH=tests $(BIN)/python tests/bench/network_check.py
+
+results-quick: $(VENV)/.dev ## Compare nine ways of training a small model together (an hour on two cores); see docs/how-to/lab.md
+	$(BIN)/decad lab fetch domains byte-lm --into .lab
+	$(BIN)/decad lab sweep deploy/lab/small-lm-quick.toml --into .lab/quick
+	$(BIN)/decad lab compare .lab/quick/seeds --into .lab/quick/comparison
 
 compose-test: $(VENV)/.dev ## Run real containers: train, kill one, see it return (skipped without a Docker engine)
 	$(BIN)/python tests/compose/run.py $(if $(BASE),--base $(BASE))

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from decad.core.overlay import parse_overlay
 from decad.core.schedule import learning_rate
 from decad.errors import ConfigError
 from decad.paths import default_state_dir
@@ -25,6 +26,9 @@ PROTOCOL_VERSION = 1
 
 NAME_PATTERN = r"^[\w.-]*$"
 """What a peer may be called: a word, since other machines show it on their terminals."""
+
+EDGES_FILE = "edges:@"
+"""How an overlay begins whose edges are in a file: one a line, or several with commas; # begins a comment."""
 
 Moments = Literal["rowwise", "gossip", "signal", "none"]
 Encoding = Literal["fp32", "bf16-delta"]
@@ -77,7 +81,7 @@ class RunSpec(BaseModel):
     encoding: Encoding = "fp32"
     """How the block travels: fp32, or bf16-delta (changes with error feedback, half the bytes)."""
     overlay: str = "full"
-    """full | ring | exponential | edges:NAME-NAME,NAME-NAME,... with peer names or id prefixes."""
+    """full | ring | line | exponential | random:K | edges:NAME-NAME,... with names or id prefixes | edges:@FILE."""
     eval_every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations on held-out data; 0 means at the end of every round."""
 
@@ -93,16 +97,11 @@ class RunSpec(BaseModel):
     @field_validator("overlay")
     @classmethod
     def _overlay_parses(cls, value: str) -> str:
-        if value in ("full", "ring", "exponential"):
-            return value
-        kind, _, edges = value.partition(":")
-        if (
-            kind == "edges"
-            and edges
-            and all(len(e.split("-")) == 2 and all(e.split("-")) for e in edges.split(","))
-        ):
-            return value
-        raise ValueError("write full, ring, exponential or edges:A-B,B-C (peer names or id prefixes)")
+        try:
+            parse_overlay(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     def canonical(self) -> str:
         """All fields as JSON with sorted keys: what travels in Hello and is hashed."""
@@ -225,6 +224,9 @@ def load_settings(
             merged[key] = _listed(key, value) if isinstance(value, str) else value
             source[key] = named
     merged.setdefault("state_dir", default_state_dir())
+    if (overlay := merged.get("overlay")) and str(overlay).startswith(EDGES_FILE):
+        # Read here, so that the run spec holds the edges: a path means something to this machine alone.
+        merged["overlay"] = _edges_of(Path(overlay.removeprefix(EDGES_FILE)), source["overlay"])
     for key in needed:
         if key not in merged:
             raise ConfigError(
@@ -240,6 +242,18 @@ def load_settings(
             f"{source.get(key, key)} = {_shown(merged.get(key))} is not accepted: {_reason(first['msg'])}."
         ) from None
     return spec, peer
+
+
+def _edges_of(file: Path, source: str) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{source}: the edges cannot be read from {file}: {why}.") from None
+    edges = [edge for line in lines for edge in line.partition("#")[0].replace(",", " ").split()]
+    if not edges:
+        raise ConfigError(f"{source}: {file} lists no edge. Write one a line, as in anna-ben.")
+    return f"edges:{','.join(edges)}"
 
 
 def _settings_like(key: str) -> str:

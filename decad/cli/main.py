@@ -84,7 +84,11 @@ _SETTINGS = (
     ("--steps", "N", "Stop when the run's step reaches this.  [default: run until stopped]"),
     ("--min-peers", "N", "Wait for so many neighbours before the first step.  [default: 0]"),
     ("--interface", "NAME", "Network interface for mDNS, by name or address."),
-    ("--overlay", "KIND", "full, ring, exponential or edges:A-B,B-C.  [default: full]"),
+    (
+        "--overlay",
+        "KIND",
+        "full, ring, line, exponential, random:K, edges:A-B,B-C or edges:@FILE.  [default: full]",
+    ),
     ("--task", "TASK", "causal-lm or classification; auto: as the model was made for.  [default: auto]"),
     ("--labels", "A,B,C", "A classifier's classes, in order.  [default: those that the model names]"),
     ("--blocks", "HOW", "layers, sublayers, a number, or NAME=PATTERN,...;NAME=...  [default: layers]"),

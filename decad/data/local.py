@@ -51,16 +51,18 @@ class LocalData(ABC):
         """
         end = position.consumed + batch_size
         places = visited(self._seed, self.train_sequences, position.consumed, end)
-        return self._batch(self._train_rows[torch.from_numpy(places)]), DataPosition(end)
+        return self.rows(self._train_rows[torch.from_numpy(places)]), DataPosition(end)
 
     def held_out_batches(self, batch_size: int, limit: int) -> Iterator[Batch]:
         """At most ``limit`` held-out batches of at most ``batch_size``; always the same."""
         for rows in torch.split(self._held_out_rows, batch_size)[:limit]:
             if len(rows):
-                yield self._batch(rows)
+                yield self.rows(rows)
 
     @abstractmethod
-    def _batch(self, rows: Tensor) -> Batch: ...
+    def rows(self, rows: Tensor) -> Batch:
+        """These sequences or examples, int64 [b], whatever they are for."""
+        ...
 
 
 class PackedData(LocalData):
@@ -79,7 +81,7 @@ class PackedData(LocalData):
         super().__init__(count, held_out, seed)
         self._sequences = stream[: count * seq_len].view(count, seq_len)
 
-    def _batch(self, rows: Tensor) -> Batch:
+    def rows(self, rows: Tensor) -> Batch:
         return Batch.next_token(self._sequences[rows].to(torch.int64))
 
 
@@ -96,7 +98,7 @@ class ExampleData(LocalData):
         self._ids, self._trained, self._padding = data.ids, data.trained, padding
         self._ends, self._classes = data.ends, data.classes
 
-    def _batch(self, rows: Tensor) -> Batch:
+    def rows(self, rows: Tensor) -> Batch:
         starts = torch.where(rows > 0, self._ends[rows - 1], 0)
         spans = [
             slice(start, end) for start, end in zip(starts.tolist(), self._ends[rows].tolist(), strict=True)
@@ -130,10 +132,16 @@ def load_data(
     ``seed`` chooses what is held out and the order of training; it is this machine's own affair. Raises DataError.
     """
     data = tokenise(paths, tokenizer, task, labels, seq_len, keep=keep, strict=strict, tell=tell)
+    return as_data(data, tokenizer.pad_token_id, seq_len, held_out, seed)
+
+
+def as_data(data: Tokenised, padding: int, seq_len: int, held_out: float, seed: int) -> LocalData:
+    """``data`` cut into sequences or examples; ``padding``: the token that fills examples up. Raises DataError."""
+    made: LocalData
     if data.corpus.kind == "packed":
-        made: LocalData = PackedData(data.ids, seq_len, held_out, seed)
+        made = PackedData(data.ids, seq_len, held_out, seed)
     else:
-        made = ExampleData(data, tokenizer.pad_token_id, held_out, seed)
+        made = ExampleData(data, padding, held_out, seed)
     made.corpus = data.corpus
     return made
 

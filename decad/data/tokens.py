@@ -61,15 +61,53 @@ class Corpus:
     """Records that are longer than a sequence and were cut."""
 
 
+@dataclass(frozen=True)
 class Tokenised:
-    """A `Corpus` and its token ids, mapped into memory: never written to."""
+    """A `Corpus` and its token ids, never written to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.corpus = Corpus(**json.loads((folder / INDEX).read_text())["corpus"])
-        self.ids = _mapped(folder / TOKENS, np.int32)
-        self.trained = _mapped(folder / TARGETS, np.int32) if self.corpus.kind == "examples" else None
-        self.ends = _mapped(folder / ENDS, np.int64)
-        self.classes = _mapped(folder / CLASSES, np.int64)
+    corpus: Corpus
+    ids: Tensor
+    """int32 [tokens]"""
+    trained: Tensor | None
+    """int32 [tokens]: whether each is to be predicted; None where all are, or where classes are."""
+    ends: Tensor
+    """int64 [examples], where each ends; empty for packed text."""
+    classes: Tensor
+    """int64 [examples]; empty unless that is what is predicted."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Tokenised:
+        """Map what `tokenise` wrote into memory."""
+        corpus = Corpus(**json.loads((folder / INDEX).read_text())["corpus"])
+        trained = _mapped(folder / TARGETS, np.int32) if corpus.kind == "examples" else None
+        ends, classes = _mapped(folder / ENDS, np.int64), _mapped(folder / CLASSES, np.int64)
+        return cls(corpus, _mapped(folder / TOKENS, np.int32), trained, ends, classes)
+
+    def units(self, seq_len: int) -> int:
+        """Whole sequences of packed text, or examples."""
+        return self.corpus.tokens // seq_len if self.corpus.kind == "packed" else self.ends.numel()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tokenised], seq_len: int) -> Tokenised:
+        """``parts``, of one kind, end to end in memory; what is no whole sequence is left out of packed text."""
+        kinds = {part.corpus.kind for part in parts}
+        if len(kinds) > 1:
+            raise DataError(f"{' and '.join(sorted(map(_KINDS.__getitem__, kinds)))} cannot be one data set.")
+        lengths = [
+            part.units(seq_len) * seq_len if part.corpus.kind == "packed" else part.corpus.tokens
+            for part in parts
+        ]
+        starts = [sum(lengths[:place]) for place in range(len(parts))]
+        trained = [part.trained for part in parts if part.trained is not None]
+        return cls(
+            Corpus(
+                kinds.pop(), sum(lengths), *(sum(counts) for counts in zip(*map(_counts, parts), strict=True))
+            ),
+            torch.cat([part.ids[:length] for part, length in zip(parts, lengths, strict=True)]),
+            torch.cat(trained) if trained else None,
+            torch.cat([part.ends + start for part, start in zip(parts, starts, strict=True)]),
+            torch.cat([part.classes for part in parts]),
+        )
 
 
 def tokenise(
@@ -95,16 +133,16 @@ def tokenise(
         if home is not None:
             _clear(home, key)
             if (home / key / INDEX).is_file():
-                return Tokenised(home / key)
+                return Tokenised.read(home / key)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=home) as name:
             folder = Path(name)
             with _Writer(folder, tokenizer, task, labels, seq_len, strict) as writer:
                 _read_all(files, writer, tell)
             if home is None:
-                return Tokenised(folder)  # mapped: the memory stays though the names go
+                return Tokenised.read(folder)  # mapped: the memory stays though the names go
             whole = folder.rename(home / key)
             folder.mkdir()  # for its own removal
-            return Tokenised(whole)
+            return Tokenised.read(whole)
     except DataError:
         if home is not None:
             with suppress(OSError):
@@ -244,6 +282,10 @@ class _Writer:
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 _KINDS = {"packed": "plain text", "examples": "a conversation or completion", "classes": "labelled text"}
+
+
+def _counts(data: Tokenised) -> tuple[int, int, int]:
+    return data.corpus.records, data.corpus.skipped, data.corpus.cut
 
 
 def _mapped(path: Path, dtype: type[np.integer[Any]]) -> Tensor:

@@ -1,1 +1,1 @@
-"""Experiments with many peers in one process, and what is told of them."""
+"""Experiments: many peers in one process on the code that the daemon runs, the methods it is compared with, reports."""

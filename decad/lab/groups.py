@@ -12,7 +12,7 @@ from decad.lab.runs import Run
 
 NOT_COMPARED = frozenset({"seed", "name", "run"})
 """The seed, and what people call a run."""
-BLOCKWISE = frozenset({"deca", "badam"})
+BLOCKWISE = frozenset({"deca", "badam", "local"})
 READ_BY = {
     "moments": frozenset({"deca"}),
     "inner_steps": BLOCKWISE,

@@ -62,7 +62,7 @@ class TrainableModel:
         self.device = device
         self.module = module
         self.objective = objective
-        self._micro_batch = micro_batch
+        self.micro_batch = micro_batch
         self._parameters = dict(module.named_parameters())  # tied weights once, under the embedding's name
         self.dtype = next(iter(self._parameters.values())).dtype
         self.plan = divide(module, spec.blocks, spec.freeze)
@@ -141,7 +141,7 @@ class TrainableModel:
         parameters = [self._parameters[slot.name] for slot in block.slots]
         total, every = 0.0, batch.predictions
         flat: Tensor | None = None
-        for part in batch.split(self._micro_batch):
+        for part in batch.split(self.micro_batch):
             if interrupted():
                 break
             if not (predictions := part.predictions):
@@ -186,7 +186,7 @@ class TrainableModel:
 
     def evaluate(self, batch: Examples) -> Score:
         """How well the model does on ``batch`` (on the host)."""
-        parts = [part for part in batch.split(self._micro_batch) if part.predictions]
+        parts = [part for part in batch.split(self.micro_batch) if part.predictions]
         scores = [self.objective.score(part.to(self.device)) for part in parts]
         return reduce(Score.plus, scores, Score(0.0, 0))
 

@@ -42,6 +42,10 @@ def _complains(result: Result, code: int, message: str) -> None:
         ("--order random", "--order = 'random' .* 'descending', 'ascending' or 'shuffled'\\."),
         ("--schedule cosine", "--schedule = 'cosine' .* needs a horizon, .* instance cosine:1200\\."),
         ("--overlay star", "--overlay = 'star' is not accepted: write full, ring, .*"),
+        (
+            "--overlay edges:@none",
+            "--overlay: the edges cannot be read from none: No such file or directory\\.",
+        ),
         ("--peers here,there", "--peers = 'here,there' is not accepted: 'here' is not host:port\\."),
         ("--listen 7700", "--listen = '7700' is not accepted: '7700' is not host:port\\."),
         ("--name a/b", "--name = 'a/b' is not accepted: use letters, digits, and \\. _ - only\\."),

@@ -10,7 +10,7 @@ from decad.core.mixing import Mixer, Section, moment_scale
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, neighbours
 
-overlays = st.sampled_from(["full", "ring", "exponential", "edges:0-1,1-2,1-3,3-4"])
+overlays = st.sampled_from(["full", "ring", "line", "exponential", "random:2", "edges:0-1,1-2,1-3,3-4"])
 
 
 @settings(deadline=None, max_examples=50)

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decad.core.overlay import mixing_matrix, neighbours
+from decad.core.overlay import graph, mixing_matrix, neighbours
 
-named = st.sampled_from(["full", "ring", "exponential"])
+named = st.sampled_from(["full", "ring", "line", "exponential", "random:1", "random:2", "random:4"])
 members = st.sets(st.text("0123456789abcdef", min_size=3, max_size=6), min_size=1, max_size=20)
 
 
@@ -29,6 +29,28 @@ def test_the_neighbour_relation_is_symmetric(graph: tuple[str, set[str]]) -> Non
     near = {me: neighbours(overlay, ids, me) for me in ids}
     assert all(me in near[other] for me in ids for other in near[me])
     assert all(me not in near[me] and near[me] <= ids for me in ids)
+
+
+@settings(deadline=None, max_examples=50)
+@given(graphs)
+def test_the_graph_is_everybodys_neighbours(graph_: tuple[str, set[str]]) -> None:
+    overlay, ids = graph_
+    assert graph(overlay, ids) == {me: neighbours(overlay, ids, me) for me in ids}
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 5), members, st.text("0123456789abcdef", min_size=7, max_size=7))
+def test_on_random_rings_a_join_or_leave_changes_three_edges_a_ring_at_most(
+    rings: int, ids: set[str], newcomer: str
+) -> None:
+    before, after = edges(f"random:{rings}", ids), edges(f"random:{rings}", ids | {newcomer})
+    assert len(before ^ after) <= 3 * rings
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 5), members)
+def test_on_random_rings_nobody_has_more_than_two_neighbours_a_ring(rings: int, ids: set[str]) -> None:
+    assert max(map(len, graph(f"random:{rings}", ids).values())) <= 2 * rings
 
 
 @settings(deadline=None, max_examples=50)
@@ -55,3 +77,7 @@ def test_weights_are_symmetric_and_doubly_stochastic(graph: tuple[str, set[str]]
 def test_no_eigenvalue_of_i_minus_w_exceeds_16_off_full(graph: tuple[str, set[str]]) -> None:
     largest = float(1 - torch.linalg.eigvalsh(mixing_matrix(*graph))[0])
     assert largest <= (1.0 if graph[0] == "full" else 1.6) + 1e-9
+
+
+def edges(overlay: str, ids: set[str]) -> set[frozenset[str]]:
+    return {frozenset((me, other)) for me, near in graph(overlay, ids).items() for other in near}

@@ -2,10 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from decad.core.overlay import edge_weight, mixing_matrix, neighbours
+from decad.core.overlay import edge_weight, graph, mixing_matrix, neighbours, parse_overlay
 from decad.errors import ConfigError
 
 EIGHT = "abcdefgh"
+RANDOM_2 = {
+    "a": "bfg",
+    "b": "acde",
+    "c": "bdeh",
+    "d": "bcfh",
+    "e": "bcfg",
+    "f": "adeh",
+    "g": "aeh",
+    "h": "cdfg",
+}
 
 
 @pytest.mark.parametrize(
@@ -15,9 +25,15 @@ EIGHT = "abcdefgh"
         ("ring", EIGHT, "a", "bh"),
         ("ring", "ab", "a", "b"),
         ("ring", "a", "a", ""),
+        ("line", EIGHT, "a", "b"),
+        ("line", EIGHT, "d", "ce"),
+        ("line", EIGHT, "h", "g"),
+        ("line", "ab", "b", "a"),
         ("exponential", EIGHT, "a", "bcegh"),
         ("exponential", "abc", "a", "bc"),
         ("exponential", "a", "a", ""),
+        ("random:3", "ab", "a", "b"),
+        ("random:3", "a", "a", ""),
     ],
 )
 def test_neighbours_of_a_named_overlay(overlay: str, members: str, me: str, expected: str) -> None:
@@ -54,10 +70,20 @@ def test_nobody_is_his_own_neighbour() -> None:
     assert neighbours("edges:anna-anna", {"11"}, "11", {"11": "anna"}) == frozenset()
 
 
-@pytest.mark.parametrize("overlay", ["star", "edges:", "ring:3"])
+def test_random_rings_are_the_same_on_every_machine_and_in_every_version() -> None:
+    """Peers compute the overlay each for itself: another hash would be another protocol."""
+    assert {me: "".join(sorted(near)) for me, near in graph("random:2", EIGHT).items()} == RANDOM_2
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    ["star", "edges:", "edges:a", "edges:a-b-c", "edges:@a-b", "ring:3", "random", "random:0", "random:33"],
+)
 def test_an_unknown_overlay_is_the_operators_to_mend(overlay: str) -> None:
-    with pytest.raises(ConfigError, match="Use full, ring, exponential or edges"):
-        neighbours(overlay, "ab", "a")
+    with pytest.raises(
+        ConfigError, match=r"write full, ring, line, exponential, random:K .* or edges:A-B,B-C"
+    ):
+        parse_overlay(overlay)
 
 
 @pytest.mark.parametrize(

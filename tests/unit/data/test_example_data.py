@@ -32,7 +32,7 @@ def load(path: Path, tokenizer: Any, task: str = "causal-lm", **options: Any) ->
 
 def all_of(data: LocalData) -> Batch:
     """In the data's own order."""
-    return data._batch(torch.arange(data.train_sequences))
+    return data.rows(torch.arange(data.train_sequences))
 
 
 def learned(batch: Batch, tokenizer: Any) -> list[str]:

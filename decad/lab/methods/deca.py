@@ -1,0 +1,31 @@
+"""DECA: block after block, mixed after every step (arXiv 2606.03209)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from decad.config import RunSpec
+from decad.core.moments import moment_rule
+from decad.core.schedule import learning_rate
+from decad.daemon.phase import TrainingRule
+from decad.errors import ConfigError
+from decad.lab.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Deca(Method):
+    """As the daemon trains; ``moments`` of the run spec is the moment rule."""
+
+    unit: str = "gradient"
+    """Of the signal: gradient, or parameter, which is the rule as it is printed."""
+    sign: int = 1
+    """Of the printed signal: 1 as printed, -1 turned."""
+
+    def rule(self, spec: RunSpec) -> TrainingRule:
+        made = TrainingRule(spec, learning_rate(spec.schedule, spec.lr))
+        if self.sign not in (1, -1):
+            raise ConfigError(f"method deca: sign is 1 or -1, not {self.sign}.")
+        sign: Literal[1, -1] = 1 if self.sign == 1 else -1
+        made.moments = moment_rule(spec.moments, unit=self.unit, sign=sign)
+        return made

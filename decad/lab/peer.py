@@ -1,0 +1,116 @@
+"""One of the many peers of a lab run: the daemon's phases, without its event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from decad.core.adam import local_step
+from decad.core.layout import cut
+from decad.core.mixing import Mixer
+from decad.core.schedule import Position, Schedule
+from decad.daemon.phase import ActiveBlock, TrainingRule
+from decad.data.position import DataPosition
+from decad.lab.methods.base import Learner
+from decad.model.trainable import TrainableModel
+
+
+class LabPeer:
+    """A model, its data, and how far both are."""
+
+    def __init__(
+        self, learner: Learner, model: TrainableModel, rule: TrainingRule, schedule: Schedule
+    ) -> None:
+        self.name, self.id, self.model = learner.name, learner.id, model
+        self.loss = 0.0
+        """Of the last step, before it."""
+        self.sent = 0
+        """Bytes, so far."""
+        self.compute_s = 0.0
+        """Seconds of processor time, so far."""
+        self.phases: dict[int, int] = {}
+        """Block -> the last phase in which it was trained here or taken from another peer."""
+        self.active: ActiveBlock | None = None
+        self._phase = -1
+        self.data, self._batch_size = learner.data, learner.batch_size
+        self._position = DataPosition()
+        self._rule, self._schedule = rule, schedule
+        self._gradient: Tensor | None = None
+        self._mixer: Mixer | None = None
+
+    def enter(self, here: Position) -> None:
+        """Make the phase's block active."""
+        if self.active is not None and self._phase == here.phase:
+            return
+        self.leave()
+        with self._timed():
+            self.active = ActiveBlock(self.model, self.model.plan[here.block], self._rule)
+        self._phase = here.phase
+
+    def leave(self) -> None:
+        """End the phase, wherever it is."""
+        if self.active is None:
+            return
+        last = (self._phase + 1) * self._schedule.inner_steps - 1
+        with self._timed():
+            self.model.deactivate(seed=self._schedule.seed, step=last)
+        self.phases[self.active.block.index] = self._phase
+        self.active = None
+
+    def train(self, step: int, mixes: bool) -> None:
+        """Gradient and local step; if there is an exchange, up to what others can read. Raises OperatorError."""
+        with self._timed():
+            batch, self._position = self.data.batch(self._position, self._batch_size)
+            self.loss, gradient = self.model.gradient(batch)
+            block = self._block()
+            if mixes:
+                self._mixer = Mixer(block.half_step(gradient, step), block.coding.encoder.chunk_elements)
+            else:
+                local_step(block.theta, gradient, block.state, self._rule.constants, self._rule.rate(step))
+                self.model.sync()
+
+    def hear(self, other: LabPeer, weight: float) -> None:
+        """Take in a neighbour's message."""
+        with self._timed():
+            mine, theirs = self._block(), other._block()
+            assert self._mixer is not None
+            for section, chunk, start, stop in cut(mine.coding.sizes, mine.coding.encoder.chunk_elements):
+                scale = mine.coding.scale(section, mine.state.updates, theirs.state.updates)
+                values = theirs.coding.encoder.public[section][start:stop].float()
+                self._mixer.add(other.id, section, chunk, weight, values, scale)
+
+    def mix(self, step: int) -> None:
+        """Finish the step."""
+        with self._timed():
+            assert self._mixer is not None
+            self._block().finish_step(self._mixer, step)
+            self._mixer = None
+
+    def message_bytes(self) -> int:
+        """Of the message that is ready."""
+        encoder = self._block().coding.encoder
+        full = encoder.full_only or encoder.sequence == 0
+        return sum(
+            len(encoder.payload(section, chunk, full))
+            for section, chunk, _, _ in cut(self._block().coding.sizes, encoder.chunk_elements)
+        )
+
+    def take(self, block: int, phase: int, donor: LabPeer) -> None:
+        """Put a donor's copy of a block, as of ``phase``, in the place of one's own."""
+        values = donor.model.block(block)
+        self.model.set_block(block, values)
+        self.phases[block] = phase
+        donor.sent += values.nbytes
+
+    def _block(self) -> ActiveBlock:
+        assert self.active is not None
+        return self.active
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begun = time.process_time()
+        yield
+        self.compute_s += time.process_time() - begun

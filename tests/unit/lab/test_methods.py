@@ -1,0 +1,140 @@
+"""What each method does to a small network of peers, computed by the laboratory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import make_tiny_llama
+from torch import Tensor
+
+from decad.errors import ConfigError
+from decad.lab.engine import Laboratory
+from decad.lab.experiment import make_experiment
+from decad.lab.methods import METHODS, method
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    make_tiny_llama(folder / "model", hidden=16)
+    for name, word in zip("abcd", ("hello ", "12345 ", "lorem ipsum ", "-+*/ "), strict=True):
+        (folder / f"{name}.txt").write_text(word * 400)
+    return folder
+
+
+def laboratory(folder: Path, name: str = "deca", **settings: Any) -> Laboratory:
+    defaults: dict[str, Any] = {
+        **{"model": folder / "model", "data": [folder / f"{n}.txt" for n in "abcd"], "peers": 4},
+        **{"steps": 12, "inner_steps": 4, "seq_len": 16, "batch_size": 2, "lr": 3e-3, "overlay": "ring"},
+        **{"eval_units": 16, "threads": 1},
+    }
+    return Laboratory(make_experiment({**defaults, "method": name, **settings}))
+
+
+def take(lab: Laboratory, steps: int, start: int = 0) -> None:
+    for step in range(start, start + steps):
+        lab.step(step)
+
+
+def parameters(lab: Laboratory) -> list[Tensor]:
+    """Of each peer, all that it trains, end to end."""
+    return [torch.cat([peer.model.block(b.index) for b in peer.model.plan.blocks]) for peer in lab.peers]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns(name: str, folder: Path) -> None:
+    lab = laboratory(folder, name, lr=2e-2 if name == "dec-lora" else 3e-3)
+    before = lab.evaluate()
+    take(lab, 12)
+    after = lab.evaluate()
+    assert after.averaged.mean < before.averaged.mean
+    assert before.consensus_distance == 0
+    assert (after.consensus_distance > 0) == (len(lab.peers) > 1)
+
+
+@pytest.mark.parametrize(("name", "mixing"), [("gossip", [2, 5]), ("fedavg", [2, 5]), ("dec-lora", [2, 5])])
+def test_between_exchanges_nothing_is_sent(name: str, mixing: list[int], folder: Path) -> None:
+    key = "local_steps" if name == "fedavg" else "every"
+    lab = laboratory(folder, name, options={key: 3})
+    sent = []
+    for step in range(6):
+        before = lab.peers[0].sent
+        lab.step(step)
+        sent.append(lab.peers[0].sent - before)
+    assert [step for step, count in enumerate(sent) if count] == mixing
+
+
+def test_after_an_average_all_clients_are_alike(folder: Path) -> None:
+    lab = laboratory(folder, "fedavg", options={"local_steps": 3})
+    take(lab, 2)
+    assert lab.evaluate().consensus_distance > 1e-3
+    mean = torch.stack(parameters(lab)).mean(dim=0)
+    lab.step(2)
+    first, *others = parameters(lab)
+    assert all(torch.allclose(other, first, atol=1e-6) for other in others)
+    assert not torch.allclose(first, mean, atol=1e-6)  # the third step was taken first
+
+
+def test_the_average_of_all_parameters_does_not_change_by_mixing(folder: Path) -> None:
+    alone, mixed = laboratory(folder, "local", options={"whole": True}), laboratory(folder, "gossip")
+    for lab in (alone, mixed):
+        lab.step(0)
+    assert torch.allclose(
+        torch.stack(parameters(alone)).mean(dim=0), torch.stack(parameters(mixed)).mean(dim=0), atol=1e-6
+    )
+
+
+def test_a_peer_sends_its_block_once_to_each_neighbour(folder: Path) -> None:
+    lab = laboratory(folder, moments="none")
+    lab.step(0)
+    block = lab.peers[0].model.plan[lab.schedule.position(0).block]
+    assert lab.peers[0].sent == 2 * 4 * block.numel
+
+
+def test_pooled_training_sees_what_all_train_on_and_nothing_held_out(folder: Path) -> None:
+    peers, pooled = laboratory(folder), laboratory(folder, "pooled")
+    shares = [peer.data for peer in peers.peers]
+    (everything,) = [peer.data for peer in pooled.peers]
+    together = sorted(unit for share in shares for unit in share.train_units)
+    assert sorted(everything.train_units) == together
+    assert not set(together) & {unit for share in shares for unit in share.held_out_units}
+
+
+class TestFaults:
+    def test_who_is_away_stands_still_and_takes_what_it_missed(self, folder: Path) -> None:
+        lab = laboratory(folder, faults=["away:p1:2:8"])
+        take(lab, 2)
+        before = parameters(lab)[1]
+        take(lab, 6, 2)
+        assert torch.equal(parameters(lab)[1], before)
+        assert parameters(lab)[0].sub(before).abs().max() > 0
+        donor = lab.peers[0].model.block(lab.schedule.position(4).block)
+        lab.step(8)
+        missed = lab.schedule.position(4).block
+        assert torch.equal(lab.peers[1].model.block(missed), donor)
+
+    def test_who_is_late_is_not_mixed_and_trains_on(self, folder: Path) -> None:
+        late, alone = (
+            laboratory(folder, faults=["late:p1:0:4"]),
+            laboratory(folder, "local", moments="rowwise"),
+        )
+        for lab in (late, alone):
+            take(lab, 4)
+        assert torch.equal(parameters(late)[1], parameters(alone)[1])
+        assert not torch.equal(parameters(late)[0], parameters(alone)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("sgd", {}, "method 'sgd' is not known. Use one of deca"),
+        ("gossip", {"tau": 3}, "option tau = 3 is not accepted. Its options: every"),
+        ("gossip", {"every": "often"}, "option every = 'often' is not accepted"),
+    ],
+)
+def test_what_a_method_does_not_know_is_refused(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        method(name, options)
