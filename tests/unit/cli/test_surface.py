@@ -31,6 +31,7 @@ def test_the_commands() -> None:
             "export",
             "lab",
             "lab compare",
+            "lab cost",
             "lab fetch",
             "lab network",
             "lab report",
