@@ -132,16 +132,16 @@ def load_data(
     ``seed`` chooses what is held out and the order of training; it is this machine's own affair. Raises DataError.
     """
     data = tokenise(paths, tokenizer, task, labels, seq_len, keep=keep, strict=strict, tell=tell)
-    return as_data(data, tokenizer.pad_token_id, seq_len, held_out, seed)
+    return as_data(data, tokenizer, seq_len, held_out, seed)
 
 
-def as_data(data: Tokenised, padding: int, seq_len: int, held_out: float, seed: int) -> LocalData:
-    """``data`` cut into sequences or examples; ``padding``: the token that fills examples up. Raises DataError."""
+def as_data(data: Tokenised, tokenizer: Any, seq_len: int, held_out: float, seed: int) -> LocalData:
+    """``data`` cut into sequences or examples. Raises DataError."""
     made: LocalData
     if data.corpus.kind == "packed":
         made = PackedData(data.ids, seq_len, held_out, seed)
     else:
-        made = ExampleData(data, padding, held_out, seed)
+        made = ExampleData(data, tokenizer.pad_token_id, held_out, seed)
     made.corpus = data.corpus
     return made
 

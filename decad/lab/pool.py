@@ -33,7 +33,7 @@ class Pool:
         """Of each example, its class; None unless it has one."""
         if joined.corpus.kind == "classes":
             self.classes = joined.classes.numpy()
-        self._all = as_data(joined, tokenizer.pad_token_id, seq_len, 0.0, 0)
+        self._all = as_data(joined, tokenizer, seq_len, 0.0, 0)
 
     def batch(self, units: Tensor) -> Batch:
         """These units, int64 [b], as a batch."""
