@@ -131,7 +131,7 @@ def standing_table(made: Standing) -> str:
 def _cells(row: Row, metrics: Sequence[Metric], others: Sequence[Axis], width: int) -> list[str]:
     told = row.group.label
     if not row.reached:
-        return [told, _why_not(row), *["-"] * (width - 1)]
+        return [told, _why_not(row, metrics[0]), *["-"] * (width - 1)]
     if row.reached < len(row.group.runs):
         told = f"{told} ({row.reached} of {len(row.group.runs)} runs)"
     scores = [row.scores[view.name, metric.name] for metric in metrics for view in VIEWS]
@@ -144,10 +144,14 @@ def _cells(row: Row, metrics: Sequence[Metric], others: Sequence[Axis], width: i
     ]
 
 
-def _why_not(row: Row) -> str:
+def _why_not(row: Row, metric: Metric) -> str:
     if any(run.state == "diverged" for run in row.group.runs):
         return "diverged"
-    return "not reached" if row.spends else "needs none"
+    why = "not reached" if row.spends else "needs none"
+    finished = row.group.finished
+    ends = statistic([metric.scale * VIEWS[0].score(run.evaluations[-1], metric.name) for run in finished])
+    # Who gets as far for less must not look as if it got nowhere.
+    return f"{why}, ends at {score_text(ends, metric)}" if ends else why
 
 
 def _mean(found: Statistic | None) -> str:

@@ -83,8 +83,8 @@ def test_a_score_between_evaluations_is_interpolated(make: Make) -> None:
 @pytest.mark.parametrize(
     ("run", "told"),
     [
-        ({"method": "gossip", "losses": {0: 3, 10: 1}}, "not reached"),
-        ({"method": "gossip", "losses": {0: 3, 10: 1}, "sent": 0}, "needs none"),
+        ({"method": "gossip", "losses": {0: 3, 10: 1}}, "not reached, ends at 1.000"),
+        ({"method": "gossip", "losses": {0: 3, 10: 1}, "sent": 0}, "needs none, ends at 1.000"),
         ({"method": "gossip", "losses": {0: 3, 10: 1}, "diverged": 12}, "diverged"),
         ({"method": "gossip", "losses": {0: 3, 20: math.nan}}, "diverged"),
     ],
