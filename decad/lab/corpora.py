@@ -6,9 +6,9 @@ import gzip
 import re
 import struct
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html.parser import HTMLParser
-from itertools import cycle, groupby, islice, pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,12 +135,11 @@ def passages(text: str) -> Iterator[str]:
             words = words[most:]
 
 
-def interleaved(parts: Mapping[str, Iterable[str]], each: int) -> Iterator[tuple[str, str]]:
-    """(name, passage): one of each part after the other, ``each`` of every one."""
-    streams = {name: islice(iter(part), each) for name, part in parts.items()}
-    for name in islice(cycle(streams), each * len(streams)):
-        if (passage := next(streams[name], None)) is not None:
-            yield name, passage
+def interleaved(parts: Mapping[str, Sequence[str]], each: int) -> Iterator[tuple[str, str]]:
+    """(name, passage): one of each part after the other, ``each`` of every one, evenly from all of it."""
+    for place in range(each):
+        for name, part in parts.items():
+            yield name, part[place * len(part) // each]
 
 
 def _dictd(root: Path, name: str, first: str) -> str:

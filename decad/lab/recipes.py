@@ -109,7 +109,7 @@ def _domains(directory: Path, tell: Tell) -> list[str]:
 
 def _topics(directory: Path, tell: Tell) -> list[str]:
     texts = fetch("domains", directory.parent.parent, tell)
-    found = {name: passages((texts / f"{name}.txt").read_text(encoding="utf-8")) for name in CORPORA}
+    found = {name: list(passages((texts / f"{name}.txt").read_text(encoding="utf-8"))) for name in CORPORA}
     with (directory / "topics.jsonl").open("w", encoding="utf-8") as file:
         for label, passage in interleaved(found, EACH):
             file.write(json.dumps({"text": passage, "label": label}, ensure_ascii=False) + "\n")

@@ -151,5 +151,6 @@ def test_passages_are_of_forty_to_eighty_words_in_their_order() -> None:
     assert len(joined) > 250 - 40
 
 
-def test_labels_take_turns() -> None:
-    assert list(interleaved({"a": "123", "b": "45"}, 2)) == [("a", "1"), ("b", "4"), ("a", "2"), ("b", "5")]
+def test_labels_take_turns_and_each_is_gone_through_to_its_end() -> None:
+    found = list(interleaved({"a": "12345", "b": "67"}, 2))
+    assert found == [("a", "1"), ("b", "6"), ("a", "3"), ("b", "7")]
