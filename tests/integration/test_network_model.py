@@ -1,4 +1,4 @@
-"""What `decad lab network` predicts is what daemons do whose lines are narrow. `make network-check` tries more."""
+"""What `decad lab network` predicts is what daemons send on narrow lines; times are for `make network-check`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def daemons(nursery: Nursery, tmp_path: Path, texts: Path) -> Iterator[Fleet]:
         yield daemons
 
 
-def test_a_ring_of_three_on_narrow_lines_takes_the_time_and_bytes_that_the_model_says(daemons: Fleet) -> None:
+def test_a_ring_of_three_on_narrow_lines_sends_the_bytes_that_the_model_says(daemons: Fleet) -> None:
     with Namespaces(3) as net:
         said, seen = measure(RING, net, daemons)
-    assert seen.step_s == pytest.approx(said.step_s, rel=0.25)
     assert seen.bytes_sent == pytest.approx(said.bytes_sent, rel=0.25)
