@@ -58,7 +58,7 @@ def measure(setting: Setting, net: Namespaces, fleet: Fleet) -> tuple[Seen, Seen
 
     Of these the model is told their ids, what their half-steps took, and their block's bytes.
     """
-    shown = fleet.run("blocks", "--model", str(fleet.model), "--json", *ONE_BLOCK)
+    shown = fleet.run("blocks", "--model", str(fleet.model), "--json", "--seq-len", "32", *ONE_BLOCK)
     (block,) = json.loads(shown.out)["blocks"]
     for number, rate in enumerate(setting.bytes_per_s):
         net.worsen(number, delay_s=setting.delay_s, bytes_per_s=rate)
