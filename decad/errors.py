@@ -24,6 +24,10 @@ class OperatorError(DecadError):
     exit_code = 2
 
 
+class DivergedError(OperatorError):
+    """A gradient is no finite number any more."""
+
+
 class ConfigError(OperatorError):
     """A setting is unknown, malformed or contradicts another."""
 

@@ -19,7 +19,7 @@ from decad.core.mixing import Mixer, Section, moment_scale
 from decad.core.moments import MomentRule, default_b1, moment_rule
 from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
-from decad.errors import OperatorError
+from decad.errors import DivergedError
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import ActiveState
 from decad.state.weights import MASTER
@@ -80,18 +80,22 @@ class ActiveBlock:
             scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
         )
 
-    def half_step(self, gradient: Tensor, step: int) -> dict[Section, Tensor]:
-        """Local Adam step, then encode what travels. Returns zeroed accumulators; ``gradient`` is used up.
+    def local_step(self, gradient: Tensor, step: int) -> None:
+        """Local Adam step; the model sees it after `finish_step`, or its own `sync`.
 
-        Raises OperatorError, before anything changed, when the gradient is not finite.
+        Raises DivergedError, before anything changed, when the gradient is not finite.
         """
         if not bool(torch.isfinite(gradient.sum())):
-            raise OperatorError(
+            raise DivergedError(
                 f"The gradient of block {self.block.name} is not finite at step {step}. Nothing of this step was "
                 "kept or sent; the steps before it are saved. Look for broken records in --data, and start again. If "
                 "the whole run diverges, begin another with a lower --lr or --clip 1, and another --state-dir."
             )
         local_step(self.theta, gradient, self.state, self._rule.constants, self._rule.rate(step))
+
+    def half_step(self, gradient: Tensor, step: int) -> dict[Section, Tensor]:
+        """`local_step`, then encode what travels. Returns zeroed accumulators; ``gradient`` is used up."""
+        self.local_step(gradient, step)
         outgoing = {Section.BLOCK: self.theta, **self._rule.moments.outgoing(self.block, self.state)}
         self.coding.encoder.encode(self._staging.to_host(outgoing))
         return self._staging.accumulators(gradient)

@@ -49,19 +49,21 @@ class Laboratory:
         self.method = method(experiment.method, experiment.options)
         spec = self.method.settle(experiment.spec, experiment.steps)
         tell("loading the model")
-        judge = self._load(spec)
+        averaged = self._load(spec)
         tell("reading the data")
         names = experiment.peer_names()
-        pool = Pool(experiment.data, judge.tokenizer, judge.spec.task, judge.spec.labels, experiment.seq_len)
+        pool = Pool(
+            experiment.data, averaged.tokenizer, averaged.spec.task, averaged.spec.labels, experiment.seq_len
+        )
         peers = [
             Learner(name, id_, share, experiment.batch_size)
             for name, id_, share in zip(names, experiment.peer_ids(), _shares(experiment, pool), strict=True)
         ]
         self._held_out = _held_out(pool, [peer.data for peer in peers], experiment.eval_units)
         learners = self.method.learners(peers, pool, experiment.seed)
-        self._judge = self.method.prepare(judge)
+        self._averaged = self.method.prepare(averaged)
         rule = self.method.rule(spec)
-        self.schedule = Schedule(len(self._judge.plan), spec.inner_steps, spec.order, spec.seed)
+        self.schedule = Schedule(len(self._averaged.plan), spec.inner_steps, spec.order, spec.seed)
         self.peers: list[LabPeer] = []
         for learner in learners:
             tell(f"making peer {len(self.peers) + 1} of {len(learners)}")
@@ -73,7 +75,7 @@ class Laboratory:
         self._were_away: frozenset[str] = frozenset()
 
     def step(self, number: int) -> None:
-        """One step of everybody who is there. Raises OperatorError when a gradient is not finite."""
+        """One step of everybody who is there. Raises DivergedError."""
         away = self._faults.away(number)
         here = [peer for peer in self.peers if peer.name not in away]
         for peer in self.peers:
@@ -129,14 +131,14 @@ class Laboratory:
     def evaluate(self) -> Evaluation:
         """Of the averaged model and of each peer's, at any time between steps."""
         apart = 0.0
-        for block in self._judge.plan.blocks:
+        for block in self._averaged.plan.blocks:
             copies = [peer.model.block(block.index) for peer in self.peers]
             # From one of them on, so that equal copies have exactly themselves as their mean.
             mean = copies[0] + reduce(torch.add, (copy - copies[0] for copy in copies)) / len(copies)
             apart += sum(float((copy - mean).square().sum()) for copy in copies) / len(copies)
-            self._judge.set_block(block.index, mean)
+            self._averaged.set_block(block.index, mean)
         scores = [self._score(peer.model) for peer in self.peers]
-        averaged = self._score(self._judge) if len(self.peers) > 1 else scores[0]
+        averaged = self._score(self._averaged) if len(self.peers) > 1 else scores[0]
         return Evaluation(averaged, scores, float(np.sqrt(apart)))
 
     def _score(self, model: TrainableModel) -> Score:
@@ -167,8 +169,7 @@ class Laboratory:
 
 
 def _shares(experiment: Experiment, pool: Pool) -> list[Share]:
-    by_class = pool.classes is not None and experiment.partition != "domain"
-    labels = pool.classes if by_class and pool.classes is not None else pool.domains
+    labels = pool.domains if pool.classes is None or experiment.partition == "domain" else pool.classes
     parts = partition(experiment.partition, labels, experiment.peers, experiment.seed)
     return [
         Share(pool, units, experiment.held_out, data_seed(experiment.seed, name))

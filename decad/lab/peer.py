@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from decad.core.adam import local_step
 from decad.core.layout import cut
 from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
@@ -61,7 +60,7 @@ class LabPeer:
         self.active = None
 
     def train(self, step: int, mixes: bool) -> None:
-        """Gradient and local step; if there is an exchange, up to what others can read. Raises OperatorError."""
+        """Gradient and local step; if there is an exchange, up to what others can read. Raises DivergedError."""
         with self._timed():
             batch, self._position = self.data.batch(self._position, self._batch_size)
             self.loss, gradient = self.model.gradient(batch)
@@ -69,7 +68,7 @@ class LabPeer:
             if mixes:
                 self._mixer = Mixer(block.half_step(gradient, step), block.coding.encoder.chunk_elements)
             else:
-                local_step(block.theta, gradient, block.state, self._rule.constants, self._rule.rate(step))
+                block.local_step(gradient, step)
                 self.model.sync()
 
     def hear(self, other: LabPeer, weight: float) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from decad import __version__
 from decad.core.batch import Score
-from decad.errors import ConfigError, OperatorError
+from decad.errors import ConfigError, DivergedError
 from decad.lab.engine import Laboratory
 from decad.lab.experiment import Experiment
 from decad.lab.runs import CONFIG, METRICS, RESULT
@@ -48,13 +48,13 @@ def run(
     """
     if (directory / RESULT).exists():
         raise ConfigError(f"{directory} holds a finished run. Name another directory, or remove it.")
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()) and not (directory / CONFIG).exists():
+    if directory.exists() and any(directory.iterdir()) and not (directory / CONFIG).exists():
         raise ConfigError(f"{directory} holds something else than a run. Name an empty or a new directory.")
     if experiment.threads:
         torch.set_num_threads(experiment.threads)
     begun = time.monotonic()
     laboratory = Laboratory(experiment, tell)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).write_text(experiment.model_dump_json(indent=1) + "\n")
     diverged: int | None = None
     with (directory / METRICS).open("w", encoding="utf-8") as metrics:
@@ -65,7 +65,7 @@ def run(
             started = time.monotonic()
             try:
                 laboratory.step(step)
-            except OperatorError:
+            except DivergedError:
                 diverged = step
                 break
             training += time.monotonic() - started
@@ -103,7 +103,7 @@ def _note(laboratory: Laboratory, step: int, begun: float, metrics: Any) -> floa
         "wall_s": round(time.monotonic() - begun, 2),
         "averaged": _figures(found.averaged),
         "peers": [_figures(score) for score in found.peers],
-        "consensus_distance": found.consensus_distance,
+        "consensus_distance": _finite(found.consensus_distance),
     }
     metrics.write(json.dumps(line) + "\n")
     metrics.flush()
@@ -111,4 +111,9 @@ def _note(laboratory: Laboratory, step: int, begun: float, metrics: Any) -> floa
 
 
 def _figures(score: Score) -> dict[str, float | None]:
-    return {"loss": score.mean, "accuracy": score.accuracy}
+    return {"loss": _finite(score.mean), "accuracy": score.accuracy}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no other numbers."""
+    return value if math.isfinite(value) else None
