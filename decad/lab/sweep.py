@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 from decad.errors import ConfigError
-from decad.lab.experiment import Experiment, from_file, make_experiment
+from decad.lab.experiment import Experiment, from_file, load_experiment, make_experiment
 from decad.lab.run import run
 from decad.lab.runs import RESULT, read_run
 
@@ -51,7 +52,16 @@ class Job:
 
     @property
     def done(self) -> bool:
-        return (self.directory / RESULT).exists()
+        """Raises ConfigError if what was done there is something else."""
+        if not (self.directory / RESULT).exists():
+            return False
+        found = load_experiment(self.directory)
+        if found.model_copy(update={"threads": self.experiment.threads}) != self.experiment:
+            raise ConfigError(
+                f"{self.directory} holds a run with other settings than the plan has now. Name another directory with "
+                "--into, or remove that one."
+            )
+        return True
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,10 @@ def read_plan(file: Path, only: Sequence[str] = ()) -> Plan:
     if not isinstance(variants, list) or not variants or not isinstance(seeds, list):
         raise ConfigError(
             f"{file}: a sweep needs seeds = [1, 2, 3] and a table [[variants]] for each variant."
+        )
+    if CHOOSING_SEED in seeds:
+        raise ConfigError(
+            f"{file}: seed {CHOOSING_SEED} is the one by which rates are chosen. Report others."
         )
     made = [{"lr": rates, **variant} for variant in variants]
     for variant in made:
@@ -105,20 +119,28 @@ def sweep(
     }
     reported = len(plan.seeds) * len(plan.variants)
     first = [job for jobs_of in grid.values() for job in jobs_of]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        try:
-            _run_all(first, pool, jobs, reported, tell)
-            best = {name: min(of, key=_final).experiment.spec.lr for name, of in grid.items()}
-            second = [
-                _job(plan, variant, best[variant["name"]], seed, into, threads)
-                for variant in plan.variants
-                for seed in plan.seeds
-            ]
-            _run_all(second, pool, jobs, 0, tell)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
+        _run_all(first, pool, jobs, reported, tell)
+        best = {name: min(of, key=_final).experiment.spec.lr for name, of in grid.items()}
+        second = [
+            _job(plan, variant, best[variant["name"]], seed, into, threads)
+            for variant in plan.variants
+            for seed in plan.seeds
+        ]
+        _run_all(second, pool, jobs, 0, tell)
     return best
+
+
+def _end_with_parent() -> None:
+    """A worker would work on for hours for a sweep that was killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _job(plan: Plan, variant: Mapping[str, Any], lr: float, seed: int, into: Path, threads: int) -> Job:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.tiny import make_tiny_llama
 
-from decad.errors import ConfigError
+from decad.errors import ConfigError, OperatorError
 from decad.lab.run import run
 from decad.lab.runs import read_run
 from decad.lab.sweep import State, read_plan, sweep
@@ -61,10 +61,22 @@ def test_each_variant_runs_at_its_best_rate_and_nothing_twice(folder: Path, tmp_
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
 
 
+def test_runs_of_another_plan_are_not_taken_for_those_of_this(folder: Path, tmp_path: Path) -> None:
+    plan = read_plan(folder / "plan.toml", ["alone"])
+    before = plan.experiment(plan.variants[0], 0.01, 0).model_copy(update={"steps": 2})
+    run(before, tmp_path / "grid/alone/lr-0.01-seed-0")
+    with pytest.raises(ConfigError, match="holds a run with other settings than the plan has now"):
+        sweep(plan, tmp_path, 1)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ("seeds = [1]", "needs seeds"),
+        (
+            "lr = [0.1]\nseeds = [0, 1]\n[[variants]]\nname = 'x'",
+            "seed 0 is the one by which rates are chosen",
+        ),
         ("lr = [0.1]\nseeds = [1]\n[[variants]]\nmethod = 'deca'", "each variant needs a name"),
         ("seeds = [1]\nlr = 0.1\n[[variants]]\nname = 'x'", "a list of rates"),
         (
@@ -103,6 +115,32 @@ class TestRun:
         result = run(wild, tmp_path / "run")
         assert result["diverged"] is not None
         assert read_run(tmp_path / "run").result is not None
+
+    def test_one_that_mixes_now_and_then_diverges_too_and_leaves_what_can_be_read(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        plan = read_plan(folder / "plan.toml")
+        settings = {
+            **plan.variants[0],
+            "method": "gossip",
+            "options": {"every": 50},
+            "steps": 60,
+            "eval_every": 1,
+        }
+        tame = plan.experiment(settings, 1.0, 1)
+        result = run(
+            tame.model_copy(update={"spec": tame.spec.model_copy(update={"lr": 1e30})}), tmp_path / "run"
+        )
+        assert result["diverged"] is not None
+        assert "NaN" not in (tmp_path / "run/metrics.jsonl").read_text()
+        assert len(read_run(tmp_path / "run").evaluations) == result["diverged"] + 1
+
+    def test_what_cannot_begin_leaves_no_directory(self, folder: Path, tmp_path: Path) -> None:
+        plan = read_plan(folder / "plan.toml")
+        experiment = plan.experiment(plan.variants[0], 0.01, 5)
+        with pytest.raises(OperatorError):
+            run(experiment.model_copy(update={"model": tmp_path / "none"}), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
     def test_a_finished_run_is_not_begun_again(self, folder: Path, tmp_path: Path) -> None:
         plan = read_plan(folder / "plan.toml")
