@@ -32,9 +32,9 @@ def test_equal_seeds_give_equal_parts_and_others_others() -> None:
 @pytest.mark.parametrize(
     ("kind", "sizes", "first"),
     [
-        ("iid", [25, 25, 25, 25], [0, 12, 17]),
-        ("quantity:0.5", [2, 20, 4, 74], [17, 44]),
-        ("dirichlet:0.3", [19, 18, 42, 21], [5, 11, 14]),
+        ("iid", [25, 25, 25, 25], [1, 10, 14]),
+        ("quantity:0.5", [21, 2, 57, 20], [0, 10, 13]),
+        ("dirichlet:0.3", [15, 9, 74, 2], [1, 4, 7]),
     ],
 )
 def test_a_seed_means_the_same_on_every_machine_and_in_every_version(
@@ -63,10 +63,10 @@ def test_shares_have_the_mean_and_the_variance_of_dirichlet(alpha: float) -> Non
     assert (sizes / units).var() == pytest.approx(variance, rel=0.1)
 
 
-@pytest.mark.parametrize("alpha", ["1e-300", "1e300"])
+@pytest.mark.parametrize("alpha", ["0.01", "1e6"])
 def test_the_ends_of_alpha_are_one_peer_and_all_alike(alpha: str) -> None:
     sizes = sorted(len(part) for part in partition(f"quantity:{alpha}", np.zeros(100, dtype=np.int64), 4, 0))
-    assert sizes == ([LEAST, LEAST, LEAST, 100 - 3 * LEAST] if alpha == "1e-300" else [25] * 4)
+    assert sizes == ([LEAST, LEAST, LEAST, 100 - 3 * LEAST] if alpha == "0.01" else [25] * 4)
 
 
 @pytest.mark.parametrize(("peers", "expected"), [(4, [[0], [1], [2], [3]]), (8, [[0], [1], [2], [3]] * 2)])
@@ -92,7 +92,9 @@ def test_the_lower_alpha_the_more_unequal() -> None:
     assert largest_share(100) < 0.35 < 0.6 < largest_share(0.1)
 
 
-@pytest.mark.parametrize("kind", ["sorted", "dirichlet", "dirichlet:0", "dirichlet:x", "quantity:-1"])
+@pytest.mark.parametrize(
+    "kind", ["sorted", "dirichlet", "dirichlet:0", "dirichlet:x", "quantity:-1", "quantity:1e-9"]
+)
 def test_what_is_no_partition_is_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match="partition"):
         partition(kind, np.zeros(10, dtype=np.int64), 2, 0)
