@@ -226,7 +226,7 @@ def load_settings(
     merged.setdefault("state_dir", default_state_dir())
     if (overlay := merged.get("overlay")) and str(overlay).startswith(EDGES_FILE):
         # Read here, so that the run spec holds the edges: a path means something to this machine alone.
-        merged["overlay"] = _edges_of(Path(overlay.removeprefix(EDGES_FILE)), source["overlay"])
+        merged["overlay"] = read_edges(Path(overlay.removeprefix(EDGES_FILE)), source["overlay"])
     for key in needed:
         if key not in merged:
             raise ConfigError(
@@ -244,7 +244,8 @@ def load_settings(
     return spec, peer
 
 
-def _edges_of(file: Path, source: str) -> str:
+def read_edges(file: Path, source: str) -> str:
+    """The overlay of a file's edges; ``source``: who named it. Raises ConfigError."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

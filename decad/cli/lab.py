@@ -120,7 +120,9 @@ def run(experiment: Path, directory: Path, settings: tuple[str, ...], as_json: b
     "--into", type=click.Path(path_type=Path), required=True, help="Directory of the run directories."
 )
 @click.option("--only", multiple=True, metavar="VARIANT", help="Run this variant alone; may be repeated.")
-@click.option("--jobs", default=0, help="Runs at once; 0: one a processor.  [default: 0]")
+@click.option(
+    "--jobs", type=click.IntRange(min=0), default=0, help="Runs at once; 0: one a processor.  [default: 0]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the best rates as JSON.")
 def sweep(plan: Path, into: Path, only: tuple[str, ...], jobs: int, as_json: bool) -> None:
     """Run every variant of PLAN at its own best learning rate, over several seeds.
@@ -235,13 +237,27 @@ def compare(
     show_default=True,
     help="In which the model is held.",
 )
-@click.option("--batch-size", default=4, show_default=True, help="Sequences of a step.")
-@click.option("--seq-len", default=128, show_default=True, help="Tokens of a sequence.")
 @click.option(
-    "--steps", default=3, show_default=True, help="Steps of which the median counts, after a first."
+    "--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Sequences of a step."
 )
-@click.option("--threads", default=0, show_default=True, help="Compute threads of torch; 0: its choice.")
-@click.option("--rank", default=8, show_default=True, help="Of LoRA's adapters.")
+@click.option(
+    "--seq-len", type=click.IntRange(min=2), default=128, show_default=True, help="Tokens of a sequence."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Steps that the median is of.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Compute threads; 0: torch's choice.",
+)
+@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of LoRA's adapters.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 def cost(as_json: bool, methods: str, **options: Any) -> None:
     """Seconds and memory of a step of each method on this machine, beside what a formula says.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LARGEST = 600_000
-"""Characters of one domain: the shortest of them has 380,000."""
+"""Characters of one domain: the shortest of them has 350,000."""
 PASSAGE_WORDS = (40, 80)
 """Of a passage that is to be classified: at least, and about at most."""
 WINDOWS = 0x58

@@ -38,7 +38,7 @@ SAMPLED_S = 0.002
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes, seconds. Weights to exchange are counted from tensors; activations are what the peak has beyond them."""
+    """Bytes and seconds. From ``weights`` to ``exchange`` they are counted from tensors; the peak is measured."""
 
     method: str
     trained: int
@@ -51,6 +51,7 @@ class Cost:
     """Moments and fp32 master copies."""
     exchange: int
     activations: int
+    """What the peak has beyond them."""
     peak: int
     """Most private memory of the process, above what Python and its libraries take."""
 
@@ -90,10 +91,11 @@ def measure(setting: Setting, methods: Sequence[str]) -> Iterable[Cost]:
         if name not in METHODS:
             raise OperatorError(f"There is no method {name}. There are {', '.join(METHODS)}.")
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            yield pool.submit(_measured, setting, name).result()
+            yield pool.submit(measure_here, setting, name).result()
 
 
-def _measured(setting: Setting, name: str) -> Cost:
+def measure_here(setting: Setting, name: str) -> Cost:
+    """One method in this process, of which it takes the memory for its own."""
     if setting.threads:
         torch.set_num_threads(setting.threads)
     dtype = torch.bfloat16 if setting.dtype == "bfloat16" else torch.float32

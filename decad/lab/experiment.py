@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
-from decad.config import MEASURED_FIELDS, RunSpec
+from decad.config import EDGES_FILE, MEASURED_FIELDS, RunSpec, read_edges
 from decad.errors import ConfigError
 from decad.lab.runs import CONFIG
 
@@ -94,8 +94,11 @@ def from_file(file: Path) -> dict[str, Any]:
     for key in ("model", "data"):
         if key in values:
             listed = values[key] if isinstance(values[key], list) else [values[key]]
-            paths = [file.parent / Path(str(path)).expanduser() for path in listed]
+            paths = [(file.parent / Path(str(path)).expanduser()).resolve() for path in listed]
             values[key] = paths if key == "data" else paths[0]
+    if str(values.get("overlay")).startswith(EDGES_FILE):
+        edges = file.parent / Path(values["overlay"].removeprefix(EDGES_FILE)).expanduser()
+        values["overlay"] = read_edges(edges, str(file))
     return values
 
 

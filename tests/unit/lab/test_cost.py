@@ -6,7 +6,7 @@ import pytest
 from support.tiny import make_tiny_llama
 
 from decad.errors import OperatorError
-from decad.lab.cost import METHODS, Setting, _measured, measure, said
+from decad.lab.cost import METHODS, Setting, measure, measure_here, said
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_counted_is_what_the_formula_says(name: str, dtype: str, model: Path) -> None:
     setting = Setting(model, dtype, batch_size=1, seq_len=16, steps=1, threads=1, rank=2)
-    cost = _measured(setting, name)
+    cost = measure_here(setting, name)
     counted = cost.weights + cost.gradients + cost.optimiser + cost.exchange
     # BAdam's program divides the layers alone, its formula all parameters; rotary tables are buffers.
     slack = 0.5 if name == "badam" else 0.01

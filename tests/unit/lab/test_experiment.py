@@ -39,6 +39,12 @@ def test_settings_win_over_the_file(file: Path) -> None:
     )
 
 
+def test_edges_may_be_in_a_file_beside_it(file: Path) -> None:
+    (file.parent / "edges").write_text("p0-p1\np1-p2  # a line\n")
+    file.write_text(file.read_text().replace("lr = 0.01", 'lr = 0.01\noverlay = "edges:@edges"'))
+    assert read_experiment(file).spec.overlay == "edges:p0-p1,p1-p2"
+
+
 def test_what_is_kept_in_a_run_directory_is_read_again(file: Path, tmp_path: Path) -> None:
     made = read_experiment(file, ["seed=7"])
     (tmp_path / "config.json").write_text(made.model_dump_json())
