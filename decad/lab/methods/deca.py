@@ -21,6 +21,8 @@ class Deca(Method):
     """Of the signal: gradient, or parameter, which is the rule as it is printed."""
     sign: int = 1
     """Of the printed signal: 1 as printed, -1 turned."""
+    every: int = 1
+    """Steps between exchanges. A daemon mixes after every step."""
 
     def rule(self, spec: RunSpec) -> TrainingRule:
         made = TrainingRule(spec, learning_rate(spec.schedule, spec.lr))
@@ -29,3 +31,6 @@ class Deca(Method):
         sign: Literal[1, -1] = 1 if self.sign == 1 else -1
         made.moments = moment_rule(spec.moments, unit=self.unit, sign=sign)
         return made
+
+    def mixes(self, step: int) -> bool:
+        return (step + 1) % self.every == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,3 +128,29 @@ def test_the_byte_model_is_the_same_each_time_and_its_tokens_are_bytes(tmp_path:
     tokens = tokenizer(text)["input_ids"]
     assert len(tokens) == len(text.encode())
     assert tokenizer.decode(tokens) == text
+
+
+def test_the_model_that_has_read_the_bible_knows_it_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from decad.lab.engine import Laboratory
+    from decad.lab.experiment import make_experiment
+
+    base = fetch("byte-lm", tmp_path, say_nothing)
+    (tmp_path / "domains").mkdir()
+    text = tmp_path / "domains/bible.txt"
+    text.write_text("In the beginning God created the heaven and the earth. " * 40)
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    files = {"bible.txt": {"bytes": text.stat().st_size, "sha256": digest}}
+    (tmp_path / "domains.json").write_text(json.dumps({"packages": ["bible_1.deb"], "files": files}))
+    monkeypatch.setattr(
+        recipes, "PRETRAINING", {**recipes.PRETRAINING, "steps": 12, "schedule": "linear:12"}
+    )
+    trained = fetch("byte-lm-bible", tmp_path, say_nothing)
+    assert json.loads((tmp_path / "byte-lm-bible.json").read_text())["packages"] == ["bible_1.deb"]
+    settings = {**recipes.PRETRAINING, "data": [text]}
+    before, after = (
+        Laboratory(make_experiment({**settings, "model": model})).evaluate().averaged.mean
+        for model in (base, trained)
+    )
+    assert after < before - 1
