@@ -18,7 +18,7 @@ from decad.daemon.fetch import FetchPort, ReadBlock
 from decad.daemon.greeting import MyselfError, RefusedError
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.progress import Notices
-from decad.daemon.session import Session
+from decad.daemon.session import Overheard, Session
 from decad.errors import LinkClosed, MismatchError, NetworkError, OperatorError, PeerError, ProtocolError
 from decad.membership.dialplan import DialPlan
 from decad.membership.identity import Identity, short_id
@@ -267,7 +267,8 @@ class Network:
 
     async def _converse(self, stranger: Stranger, hello: pb.Hello, found: Origin) -> None:
         loop, peer, link = asyncio.get_running_loop(), stranger.peer, stranger.link
-        fetch = FetchPort(link.fetch, self._plan, self._donate, self._sent, self._received)
+        channel = Overheard(link.fetch, lambda: self.overheard(peer))
+        fetch = FetchPort(channel, self._plan, self._donate, self._sent, self._received)
         session = Session(peer, link, hello, self, self._exchange, fetch, self._sent, self._received)
         self._moved(
             self.table.link_up(
@@ -347,6 +348,9 @@ class Network:
         if before != self.table.mixing:
             self._broadcast_view()
         self.neighbourhood.changed.set()
+
+    def overheard(self, peer: str) -> None:
+        self._moved(self.table.overheard(peer, asyncio.get_running_loop().time()))
 
     def heard_view(self, peer: str, view: pb.View) -> None:
         members = [m for m in view.members[:MAX_VIEW] if len(m.peer_id) == 32]

@@ -15,7 +15,7 @@ from decad.membership.table import Stage
 from decad.wire.counters import ByteCounter
 from decad.wire.messages import decode_control, encode_control
 from decad.wire.reasons import printable
-from decad.wire.transport import Link
+from decad.wire.transport import Buffer, Channel, Link
 
 BEACON_S = 0.5
 """Longest time between two beacons."""
@@ -37,6 +37,20 @@ class Surroundings(Protocol):
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None: ...
     def heard_view(self, peer: str, view: pb.View) -> None: ...
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None: ...
+    def overheard(self, peer: str) -> None: ...
+
+
+class Overheard:
+    """A channel that tells of each message that comes."""
+
+    def __init__(self, channel: Channel, tell: Callable[[], None]) -> None:
+        self._channel, self._tell = channel, tell
+        self.send = channel.send
+
+    async def receive(self) -> Buffer:
+        raw = await self._channel.receive()
+        self._tell()
+        return raw
 
 
 class Session:
@@ -69,6 +83,7 @@ class Session:
 
     async def run(self) -> None:
         """Raises PeerError: LinkClosed in the end, or what the peer did wrong."""
+        blocks = Overheard(self.link.blocks, lambda: self._network.overheard(self.peer))
         neighbour = self._neighbour = self._exchange.attach(
             self.peer, lambda phase: self.tell(pb.ControlMessage(ask=pb.Ask(phase=phase)))
         )
@@ -78,7 +93,7 @@ class Session:
                 for work in (
                     self._write_control(),
                     neighbour.outbox.run(self.link.blocks),
-                    self._exchange.receive(neighbour, self.link.blocks),
+                    self._exchange.receive(neighbour, blocks),
                     self.fetch.run(),
                 ):
                     group.create_task(self._until_last_words(work))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import statistics
 from collections import deque
 from collections.abc import Collection
@@ -17,6 +18,9 @@ time."""
 SPREAD = 6.0
 """Median absolute deviations above the median that are still usual. For normally distributed gaps this is
 four standard deviations, one false suspicion in some hours."""
+
+AGAIN = 1.25
+"""Silence as long as it was twice before, and a quarter more, is usual: behind every block on a narrow line."""
 
 SUSPECT_FLOOR_S = 2.0
 """Never suspect earlier: a machine with all cores busy leaves gaps of 1.5 s among beacons that come on
@@ -36,7 +40,8 @@ class Patience(NamedTuple):
 def patience(gaps: Collection[float]) -> Patience:
     """Deadlines from the last gaps between a peer's beacons, in seconds.
 
-        usual   = median(gaps) + SPREAD * MAD(gaps)                     (BEACON_S while there are none)
+        usual   = median(gaps) + SPREAD * MAD(gaps), at least AGAIN * second largest gap
+                                                                        (BEACON_S while there are none)
         suspect = usual, no less than SUSPECT_FLOOR_S, no more than SUSPECT_CEILING_S
         gone    = 2 * suspect
 
@@ -46,6 +51,7 @@ def patience(gaps: Collection[float]) -> Patience:
     if gaps:
         median = statistics.median(gaps)
         usual = median + SPREAD * statistics.median(abs(gap - median) for gap in gaps)
+        usual = max(usual, AGAIN * min(heapq.nlargest(2, gaps)) if len(gaps) > 1 else 0.0)
     suspect = min(max(usual, SUSPECT_FLOOR_S), SUSPECT_CEILING_S)
     return Patience(suspect, 2 * suspect)
 

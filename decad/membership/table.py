@@ -157,10 +157,21 @@ class PeerTable:
         if record is None or record._link is None:
             return []
         record._hearing.heard(now)
-        record.last_seen = record._silent_since = now
         record.step, record.stage = step, stage
         if round_trip_s is not None:
             record.round_trip_s = round_trip_s
+        return self.overheard(peer, now)
+
+    def overheard(self, peer: str, now: float) -> list[Transition]:
+        """Something else than a beacon came, which is as much a sign of life.
+
+        On a narrow line beacons stand in the same queues of the kernel and of gRPC as blocks, for seconds. How
+        often such messages come tells nothing of how often beacons do, so patience is not learnt from them.
+        """
+        record = self._peers.get(peer)
+        if record is None or record._link is None:
+            return []
+        record.last_seen = record._silent_since = now
         if record.state is State.ALIVE:
             return []
         return [self._move(record, State.ALIVE, "it is heard again", now)]

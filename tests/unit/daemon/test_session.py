@@ -13,6 +13,7 @@ from support.exchanges import settled
 from decad._proto import peer_pb2 as pb
 from decad.config import RunSpec
 from decad.core.blocks import BlockPlan
+from decad.core.mixing import Section
 from decad.daemon import session as session_module
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation, FetchPort
@@ -21,7 +22,7 @@ from decad.errors import LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.membership.table import Stage
 from decad.wire.counters import ByteCounter
 from decad.wire.memory import MemoryLink, MemoryNetwork, MemoryTransport
-from decad.wire.messages import decode_control, encode_control
+from decad.wire.messages import BlockHeader, decode_control, encode_control, header
 from decad.wire.transport import Link
 
 PLAN = BlockPlan.build([("b", ["w"])], {"w": (4,)})
@@ -39,7 +40,11 @@ class Network:
         self.beacons: list[tuple[str, int, float | None]] = []
         self.views: list[tuple[str, pb.View]] = []
         self.goodbyes: list[tuple[str, str]] = []
+        self.overheard_of: list[str] = []
         self.raises: PeerError | None = None
+
+    def overheard(self, peer: str) -> None:
+        self.overheard_of.append(peer)
 
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None:
         if self.raises is not None:
@@ -157,6 +162,17 @@ async def test_beacons_echo_what_was_heard(ends: tuple[Link, Link]) -> None:
         beacon = (await told(ends[1])).beacon
     assert beacon.echo_sequence == 41
     assert beacon.echo_age_us < 1_000_000
+
+
+async def test_what_comes_of_a_block_is_a_sign_of_life(ends: tuple[Link, Link]) -> None:
+    side = Side("b", ends[0])
+    run = int(RunSpec().fingerprint[:16], 16)
+    async with running(side):
+        await ends[1].blocks.send(
+            header(BlockHeader(run, 0, 0, 1, 0, True, 1, 1, ((Section.BLOCK, 4),), compute_us=1))
+        )
+        await settled(5)
+        assert side.network.overheard_of == ["b"]
 
 
 async def test_unanswered_beacons_are_forgotten(ends: tuple[Link, Link]) -> None:

@@ -143,9 +143,7 @@ def test_the_model_that_has_read_the_bible_knows_it_better(
     digest = hashlib.sha256(text.read_bytes()).hexdigest()
     files = {"bible.txt": {"bytes": text.stat().st_size, "sha256": digest}}
     (tmp_path / "domains.json").write_text(json.dumps({"packages": ["bible_1.deb"], "files": files}))
-    monkeypatch.setattr(
-        recipes, "PRETRAINING", {**recipes.PRETRAINING, "steps": 12, "schedule": "linear:12"}
-    )
+    monkeypatch.setattr(recipes, "PRETRAINING", {**recipes.PRETRAINING, "steps": 12, "schedule": "linear:12"})
     trained = fetch("byte-lm-bible", tmp_path, say_nothing)
     assert json.loads((tmp_path / "byte-lm-bible.json").read_text())["packages"] == ["bible_1.deb"]
     settings = {**recipes.PRETRAINING, "data": [text]}

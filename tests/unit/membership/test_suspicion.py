@@ -14,6 +14,8 @@ from decad.membership.suspicion import GAPS_KEPT, Hearing, patience
         pytest.param([0.5, 1.5] * 32, 4.0, 8.0, id="half of the gaps 1.5 s: 1 + 6 * 0.5"),
         pytest.param([1.0, 1.5, 2.0] * 21, 4.5, 9.0, id="1.5 + 6 * 0.5"),
         pytest.param([0.5] * 63 + [60.0], 2.0, 4.0, id="one outlier says nothing"),
+        pytest.param([0.5] * 62 + [3.0, 4.0], 3.75, 7.5, id="what came twice may come again: 1.25 * 3"),
+        pytest.param([60.0], 10.0, 20.0, id="the only gap"),
         pytest.param([60.0] * 64, 10.0, 20.0, id="the ceiling"),
     ],
 )
