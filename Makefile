@@ -11,7 +11,7 @@ SINGLE := $(addprefix tests/,unit paper property simulation)
 SEVERAL := $(addprefix tests/,integration chaos)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak compose-test network-check check venv proto bench results-quick dist dist-test clean
+.PHONY: help demo test chaos chaos-sim chaos-repeat chaos-leak compose-test network-check check venv proto bench results results-quick dist dist-test clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -59,6 +59,14 @@ results-quick: $(VENV)/.dev ## Compare nine ways of training a small model toget
 	$(BIN)/decad lab fetch domains byte-lm --into .lab
 	$(BIN)/decad lab sweep deploy/lab/small-lm-quick.toml --into .lab/quick
 	$(BIN)/decad lab compare .lab/quick/seeds --into .lab/quick/comparison
+
+RESULTS = small-lm-tuned small-lm-settings small-lm-exponential topics small-lm-16 small-lm-32 smollm2
+results: $(VENV)/.dev ## Make the figures of docs/results.md (a night on two cores; goes on where it was interrupted)
+	$(BIN)/decad lab fetch domains topics byte-lm byte-lm-bible minilm smollm2 --into .lab
+	for plan in $(RESULTS); do \
+	  $(BIN)/decad lab sweep deploy/lab/$$plan.toml --into .lab/$$plan $(if $(JOBS),--jobs $(JOBS)) && \
+	  $(BIN)/decad lab compare .lab/$$plan/seeds --into .lab/$$plan/comparison || exit 1; \
+	done
 
 compose-test: $(VENV)/.dev ## Run real containers: train, kill one, see it return (skipped without a Docker engine)
 	$(BIN)/python tests/compose/run.py $(if $(BASE),--base $(BASE))

@@ -66,6 +66,8 @@ class RunSpec(BaseModel):
     """Peak learning rate, per step."""
     schedule: str = "constant"
     """constant | linear:HORIZON[:FLOOR] | cosine:HORIZON[:FLOOR]; HORIZON in steps, FLOOR a share of lr."""
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Share of each phase in which the learning rate rises to that of the schedule; 0: it is there at once."""
     moments: Moments = "rowwise"
     """Moment rule (docs/theory.md)."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from decad.config import RunSpec
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block, BlockPlan, Slot
-from decad.core.schedule import Order, Schedule
+from decad.core.schedule import Order, Schedule, warmed
 from decad.model.division import divide
 from decad.model.dtypes import DTYPES
 from decad.model.rounding import round_stochastically
@@ -41,6 +41,7 @@ class BlockAdam(Optimizer):
         *,
         clip: float = 0.0,
         inner_steps: int = 20,
+        warmup: float = 0.25,
         blocks: str = "layers",
         freeze: Sequence[str] = (),
         order: Order = "descending",
@@ -61,6 +62,7 @@ class BlockAdam(Optimizer):
             weight_decay=weight_decay,
             clip=clip,
             inner_steps=inner_steps,
+            warmup=warmup,
             order=order,
             seed=seed,
         )
@@ -74,7 +76,10 @@ class BlockAdam(Optimizer):
             raise ValueError(
                 "A module is trained in float32 or in bfloat16, all of it. Convert it with its `to`."
             )
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "clip": clip}
+        defaults = {
+            **{"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "clip": clip},
+            "warmup": warmup,
+        }
         super().__init__(trained.values(), defaults)
         self._schedule = Schedule(len(self.plan), inner_steps, order, seed)
         self._steps = 0
@@ -106,7 +111,9 @@ class BlockAdam(Optimizer):
         constants = AdamConstants(
             a1=a1, a2=a2, eps=group["eps"], weight_decay=group["weight_decay"], clip=group["clip"]
         )
-        local_step(self._master, gradient, self._moments, constants, group["lr"])
+        here = self._schedule.position(self._steps)
+        rate = group["lr"] * warmed(here.inner, self._schedule.inner_steps, group["warmup"])
+        local_step(self._master, gradient, self._moments, constants, rate)
         self._write(self._master)
         self._steps += 1
         if self._steps % self._schedule.inner_steps == 0:

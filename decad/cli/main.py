@@ -97,6 +97,7 @@ _SETTINGS = (
     ("--order", "ORDER", "descending, ascending or shuffled.  [default: descending]"),
     ("--lr", "RATE", "Peak learning rate.  [default: 1e-4]"),
     ("--schedule", "KIND", "constant, linear:STEPS[:FLOOR] or cosine:STEPS[:FLOOR].  [default: constant]"),
+    ("--warmup", "SHARE", "Part of each phase in which the learning rate rises.  [default: 0.25]"),
     ("--moments", "RULE", "rowwise, gossip, signal or none.  [default: rowwise]"),
     ("--encoding", "KIND", "fp32 or bf16-delta (half the bytes).  [default: fp32]"),
     ("--weight-decay", "RATE", "Decoupled weight decay.  [default: 0]"),

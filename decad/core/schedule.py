@@ -82,22 +82,32 @@ def _shuffled(blocks: int, seed: int, round_: int) -> tuple[int, ...]:
     return tuple(sorted(range(blocks), key=key))
 
 
-def learning_rate(schedule: str, peak: float) -> Callable[[int], float]:
+def learning_rate(
+    schedule: str, peak: float, inner_steps: int = 1, warmup: float = 0.0
+) -> Callable[[int], float]:
     """Parse a schedule and return step -> learning rate.
 
     ``constant`` | ``linear:HORIZON[:FLOOR]`` | ``cosine:HORIZON[:FLOOR]``; HORIZON in steps, FLOOR the
-    share of ``peak`` that remains at the horizon and after it (default 0). Raises ConfigError.
+    share of ``peak`` that remains at the horizon and after it (default 0). ``inner_steps``, ``warmup``: see
+    `warmed`. Raises ConfigError.
     """
     kind, end, floor = _parse(schedule)
-    if kind == "constant":
-        return lambda step: peak
 
     def rate(step: int) -> float:
-        done = min(step / end, 1.0)
+        done = min(step / end, 1.0) if end else 0.0
         left = 1 - done if kind == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return peak * (floor + (1 - floor) * left)
+        return peak * (floor + (1 - floor) * left) * warmed(step % inner_steps, inner_steps, warmup)
 
     return rate
+
+
+def warmed(inner: int, inner_steps: int, warmup: float) -> float:
+    """Factor on the learning rate of step ``inner`` of a phase of ``inner_steps``.
+
+    It rises evenly to 1 over the share ``warmup`` of the phase: Adam's first steps after its moments began anew are
+    hardly more than signs of gradients (docs/adr/0014).
+    """
+    return min(1.0, (inner + 1) / max(1.0, warmup * inner_steps))
 
 
 def horizon(schedule: str) -> int:

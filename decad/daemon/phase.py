@@ -5,7 +5,6 @@ Everything that changes it runs on the compute thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,6 +16,7 @@ from decad.core.blocks import Block
 from decad.core.coding import decoder, encoder
 from decad.core.mixing import Mixer, Section, moment_scale
 from decad.core.moments import MomentRule, default_b1, moment_rule
+from decad.core.schedule import learning_rate
 from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
 from decad.errors import DivergedError
@@ -28,8 +28,8 @@ from decad.state.weights import MASTER
 class TrainingRule:
     """What the run spec says about a step, made ready once."""
 
-    def __init__(self, spec: RunSpec, rate: Callable[[int], float]) -> None:
-        self.rate = rate
+    def __init__(self, spec: RunSpec) -> None:
+        self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
         self.moments: MomentRule = moment_rule(spec.moments)
         self.constants = AdamConstants(

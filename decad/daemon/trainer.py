@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decad.config import PeerConfig, RunSpec
 from decad.core.batch import Score
-from decad.core.schedule import Position, Schedule, learning_rate
+from decad.core.schedule import Position, Schedule
 from decad.daemon.compute import ComputeThread
 from decad.daemon.events import Evaluated, Finished, PhaseBegun, StepTaken
 from decad.daemon.exchange import Exchange, describe
@@ -80,7 +80,7 @@ class Trainer:
     ) -> None:
         self.spec, self._set_fields, self._config = spec, set_fields, config
         self.schedule = Schedule(len(model.plan), spec.inner_steps, spec.order, spec.seed)
-        self._rule = TrainingRule(spec, learning_rate(spec.schedule, spec.lr))
+        self._rule = TrainingRule(spec)
         self._model, self._data, self._compute = model, data, compute
         self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
         self.progress, self._notices = progress, notices

@@ -23,7 +23,6 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.batch import Batch
 from decad.core.mixing import Mixer
-from decad.core.schedule import learning_rate
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.errors import OperatorError
 from decad.lab.methods.dec_lora import DecLora
@@ -221,7 +220,7 @@ class Decad:
     def __init__(self, model: TrainableModel, setting: Setting) -> None:
         self._model = model
         spec = model.spec.model_copy(update={"lr": LR})
-        self._rule = TrainingRule(spec, learning_rate(spec.schedule, spec.lr))
+        self._rule = TrainingRule(spec)
         self.trained = max(block.numel for block in model.plan.blocks)
         self.gradients = 4 * self.trained
         self.optimiser = self.trained * (8 if model.dtype == torch.float32 else 12)

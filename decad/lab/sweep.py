@@ -1,7 +1,7 @@
 """Several variants of an experiment, each at the learning rate that serves it best, over several seeds.
 
-First every variant runs at every rate of its grid with one seed; then at its best rate with the seeds to report. The
-best is that of the lowest final loss of the averaged model. What has finished is not run again.
+First every variant with several rates runs at each of them with one seed; then all at their best with the seeds to
+report. The best is that of the lowest final loss of the averaged model. What has finished is not run again.
 """
 
 from __future__ import annotations
@@ -116,12 +116,14 @@ def sweep(
     grid = {
         variant["name"]: [_job(plan, variant, lr, CHOOSING_SEED, into, threads) for lr in variant["lr"]]
         for variant in plan.variants
+        if len(variant["lr"]) > 1
     }
     reported = len(plan.seeds) * len(plan.variants)
     first = [job for jobs_of in grid.values() for job in jobs_of]
     with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
         _run_all(first, pool, jobs, reported, tell)
-        best = {name: min(of, key=_final).experiment.spec.lr for name, of in grid.items()}
+        chosen = {name: min(of, key=_final).experiment.spec.lr for name, of in grid.items()}
+        best = {v["name"]: chosen.get(v["name"], v["lr"][0]) for v in plan.variants}
         second = [
             _job(plan, variant, best[variant["name"]], seed, into, threads)
             for variant in plan.variants

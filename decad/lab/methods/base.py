@@ -9,7 +9,6 @@ import numpy as np
 
 from decad.config import RunSpec
 from decad.core.overlay import edge_weight, neighbours
-from decad.core.schedule import learning_rate
 from decad.daemon.phase import TrainingRule
 from decad.data.local import data_seed
 from decad.lab.pool import Pool, Share
@@ -38,7 +37,7 @@ class Method:
         return spec
 
     def rule(self, spec: RunSpec) -> TrainingRule:
-        return TrainingRule(spec, learning_rate(spec.schedule, spec.lr))
+        return TrainingRule(spec)
 
     def prepare(self, model: TrainableModel) -> TrainableModel:
         """The model that is trained, given the base model."""
@@ -65,9 +64,10 @@ class Method:
         return neighbours
 
 
-def everything(spec: RunSpec, inner_steps: int, moments: str = "none") -> RunSpec:
+def everything(spec: RunSpec, inner_steps: int, warmup: float = 0.0) -> RunSpec:
     """All parameters at once, in phases of ``inner_steps``, at whose beginning moments are zero."""
-    return spec.model_copy(update={"blocks": "1", "inner_steps": inner_steps, "moments": moments})
+    settled = {"blocks": "1", "inner_steps": inner_steps, "warmup": warmup, "moments": "none"}
+    return spec.model_copy(update=settled)
 
 
 def together(peers: Sequence[Learner], pool: Pool, seed: int, batch_size: int) -> list[Learner]:

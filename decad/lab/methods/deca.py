@@ -7,7 +7,6 @@ from typing import Literal
 
 from decad.config import RunSpec
 from decad.core.moments import moment_rule
-from decad.core.schedule import learning_rate
 from decad.daemon.phase import TrainingRule
 from decad.errors import ConfigError
 from decad.lab.methods.base import Method
@@ -25,7 +24,7 @@ class Deca(Method):
     """Steps between exchanges. A daemon mixes after every step."""
 
     def rule(self, spec: RunSpec) -> TrainingRule:
-        made = TrainingRule(spec, learning_rate(spec.schedule, spec.lr))
+        made = TrainingRule(spec)
         if self.sign not in (1, -1):
             raise ConfigError(f"method deca: sign is 1 or -1, not {self.sign}.")
         sign: Literal[1, -1] = 1 if self.sign == 1 else -1

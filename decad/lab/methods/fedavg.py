@@ -17,7 +17,7 @@ class FedAvg(Method):
     """Between two averages; moments begin anew after each."""
 
     def settle(self, spec: RunSpec, steps: int) -> RunSpec:
-        return everything(spec, self.local_steps)
+        return everything(spec, self.local_steps, spec.warmup)
 
     def mixes(self, step: int) -> bool:
         return (step + 1) % self.local_steps == 0

@@ -46,7 +46,7 @@ def values(module: nn.Module) -> Tensor:
 def test_it_is_adam_on_one_block_after_another_with_fresh_moments() -> None:
     """Within 1e-6, as torch adds up in another order: two rounds of three blocks from the last to the first."""
     mine, reference, data = network(), network(), batches(6 * R)
-    train(mine, BlockAdam(mine, lr=0.01, inner_steps=R), data)
+    train(mine, BlockAdam(mine, lr=0.01, inner_steps=R, warmup=0), data)
     for phase in range(6):
         layer = reference[(4, 2, 0)[phase % 3]]
         assert isinstance(layer, nn.Linear)
@@ -97,12 +97,24 @@ def test_a_state_of_another_schedule_is_refused() -> None:
         BlockAdam(network(), inner_steps=3).load_state_dict(state)
 
 
+def test_in_each_phase_the_rate_rises_to_what_was_asked_for() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    optimizer = BlockAdam(module, lr=0.1, inner_steps=4, warmup=0.5)
+    moved = []
+    for _ in range(8):
+        before = module.weight.item()
+        module.weight.grad = torch.ones_like(module.weight)
+        optimizer.step()
+        moved.append(before - module.weight.item())
+    assert moved == pytest.approx([0.05, 0.1, 0.1, 0.1] * 2, rel=1e-4)
+
+
 def test_in_bf16_steps_smaller_than_its_precision_add_up() -> None:
     """100 steps of 1e-4 down from 1.0, where bf16's next value is 0.0039 below: the master copy remembers them."""
     module = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     with torch.no_grad():
         module.weight.fill_(1.0)
-    optimizer = BlockAdam(module, lr=1e-4, inner_steps=1000)
+    optimizer = BlockAdam(module, lr=1e-4, inner_steps=1000, warmup=0)
     for _ in range(100):
         module.weight.grad = torch.ones_like(module.weight)
         optimizer.step()

@@ -48,7 +48,7 @@ def test_the_members_of_the_optimiser() -> None:
         (api.Peer, "spec config module loss data held_out collate on_event"),
         (
             api.BlockAdam,
-            "module lr betas eps weight_decay clip inner_steps blocks freeze order seed",
+            "module lr betas eps weight_decay clip inner_steps warmup blocks freeze order seed",
         ),
         (api.run, "peer"),
         (api.Listening, "address"),

@@ -56,6 +56,19 @@ def test_rates_at_start_middle_horizon_and_after(schedule: str, expected: list[f
     assert [rate(step) for step in (0, 5, 10, 25)] == pytest.approx(expected)
 
 
+def test_the_rate_rises_at_the_beginning_of_each_phase() -> None:
+    rate = learning_rate("linear:10", 1.0, inner_steps=5, warmup=0.8)
+    assert [rate(step) for step in range(10)] == pytest.approx(
+        [0.25, 0.45, 0.6, 0.7, 0.6, 0.125, 0.2, 0.225, 0.2, 0.1]
+    )
+
+
+@pytest.mark.parametrize(("inner_steps", "warmup"), [(20, 0.0), (20, 0.05), (1, 1.0), (3, 0.25)])
+def test_with_a_step_of_warmup_at_most_the_rate_is_there_at_once(inner_steps: int, warmup: float) -> None:
+    rate = learning_rate("constant", 0.5, inner_steps, warmup)
+    assert {rate(step) for step in range(50)} == {0.5}
+
+
 @pytest.mark.parametrize(("schedule", "end"), [("constant", 0), ("linear:1200", 1200), ("cosine:7:0.1", 7)])
 def test_the_horizon_is_where_a_decay_ends(schedule: str, end: int) -> None:
     assert horizon(schedule) == end
