@@ -55,7 +55,10 @@ def fetch(names: tuple[str, ...], into: Path | None, as_json: bool) -> None:
 
     if not names:
         listed = {name: recipe.about for name, recipe in recipes.RECIPES.items()}
-        click.echo(json.dumps(listed) if as_json else "\n".join(f"{k:<9} {v}" for k, v in listed.items()))
+        width = max(map(len, listed))
+        click.echo(
+            json.dumps(listed) if as_json else "\n".join(f"{k:<{width}} {v}" for k, v in listed.items())
+        )
         return
     where = into or recipes.cache()
     found = {}

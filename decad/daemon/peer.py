@@ -27,7 +27,7 @@ from decad.daemon.service import ServiceManager
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
 from decad.daemon.watchdog import Watchdog
-from decad.data.local import PackedData, data_seed, load_data
+from decad.data.local import LocalData, PackedData, data_seed, load_data
 from decad.data.source import Source
 from decad.errors import ConfigError, DecadError, NetworkError, PeerError, StateError
 from decad.membership.agreement import Refuse, agree, parse_spec
@@ -150,6 +150,11 @@ class Peer:
         log.info("%d blocks, %.1f M parameters", len(model.plan), model.plan.numel / 1e6)
         self._wait_for("the data to be read")
         data = await compute.run(self._load_data, spec.seed, config, model, self._wait_for)
+        if isinstance(data, LocalData) and data.corpus.skipped:
+            self._notices.add(
+                f"{data.corpus.skipped} records of the data are bad and were left out; the log of the start that "
+                "read them names the first ones."
+            )
         terms = _terms(spec, checkpoint, config)
         if checkpoint is not None:
             await _restore(model, checkpoint, compute)

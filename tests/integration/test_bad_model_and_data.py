@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,10 @@ def test_bad_records_are_told_counted_and_left_out(models: Path, peers: Fleet) -
     good = [json.dumps({"prompt": f"{n} and 1", "completion": f"{n + 1}"}) for n in range(40)]
     (peers.folder / "d.jsonl").write_text("\n".join([*good[:20], "{", "[]", *good[20:]]))
     data = ("--data", str(peers.folder / "d.jsonl"))
-    result = peers.start("x", "--model", str(models / "llama"), *data, "--steps", "4").result()
+    x = peers.start("x", "--model", str(models / "llama"), *data)
+    x.until(lambda reply: any("2 records of the data are bad" in notice.text for notice in reply.notices))
+    x.signal(signal.SIGTERM)
+    result = x.result()
     assert result.code == 0
     assert "d.jsonl, line 21: it is not JSON" in result.err
     assert "d.jsonl, line 22: it is not an object with named columns; left out" in result.err
