@@ -35,6 +35,8 @@ class Row:
     group: Group
     scores: Mapping[tuple[str, str], Statistic | None]
     """(view, metric) -> in the metric's unit."""
+    by_seed: Mapping[int, float]
+    """Seed -> the averaged model's score by the first metric, of the runs that reach it."""
     consensus_distance: Statistic | None
     costs: Mapping[str, Statistic | None]
     """Axis -> in its unit."""
@@ -44,6 +46,15 @@ class Row:
     @property
     def reached(self) -> int:
         return self.consensus_distance.runs if self.consensus_distance else 0
+
+    def behind(self, other: Row, metric: Metric) -> Statistic | None:
+        """By how much the averaged model's score is worse than ``other``'s, run by run of the same seed.
+
+        A seed draws who has which data, which often changes a score by more than the method does.
+        """
+        common = self.by_seed.keys() & other.by_seed.keys()
+        sign = -1 if metric.rising else 1
+        return statistic([sign * (self.by_seed[seed] - other.by_seed[seed]) for seed in sorted(common)])
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ def _row(group: Group, axis: Axis, budget: float, metrics: Sequence[Metric]) -> 
         return statistic([value for value in values if value is not None])
 
     runs: Sequence[Run] = group.runs
+    reached = {run.seed: value_at(score_curve(run, axis, VIEWS[0], metrics[0]), budget) for run in runs}
     return Row(
         group,
         {
@@ -97,6 +109,7 @@ def _row(group: Group, axis: Axis, budget: float, metrics: Sequence[Metric]) -> 
             for view in VIEWS
             for metric in metrics
         },
+        {seed: value for seed, value in reached.items() if value is not None},
         over_runs([consensus_curve(run, axis) for run in runs]),
         {other.name: over_runs([cost_curve(run, axis, other) for run in runs]) for other in AXES},
         any(run.evaluations and axis.cost(run.evaluations[-1]) > 0 for run in runs),
@@ -113,7 +126,7 @@ def _rank(row: Row, metric: Metric) -> tuple[int, float]:
 
 
 def standing_table(made: Standing) -> str:
-    """Markdown. Costs and distance are means over the runs."""
+    """Markdown. Costs and distance are means over the runs; "behind" is behind the first row."""
     others = [axis for axis in AXES if axis is not made.axis]
     head = ["method"]
     head += [
@@ -122,14 +135,15 @@ def standing_table(made: Standing) -> str:
         for view in VIEWS
     ]
     head += [
+        "behind, by seed",
         "consensus distance",
         *(f"{axis.title}, {axis.unit}" if axis.unit else axis.title for axis in others),
     ]
-    return table(head, [_cells(row, made.metrics, others, len(head) - 1) for row in made.rows])
+    return table(head, [_cells(row, made, others, len(head) - 1) for row in made.rows])
 
 
-def _cells(row: Row, metrics: Sequence[Metric], others: Sequence[Axis], width: int) -> list[str]:
-    told = row.group.label
+def _cells(row: Row, made: Standing, others: Sequence[Axis], width: int) -> list[str]:
+    told, metrics, best = row.group.label, made.metrics, made.rows[0]
     if not row.reached:
         return [told, _why_not(row, metrics[0]), *["-"] * (width - 1)]
     if row.reached < len(row.group.runs):
@@ -139,6 +153,9 @@ def _cells(row: Row, metrics: Sequence[Metric], others: Sequence[Axis], width: i
     return [
         told,
         *(score_text(found, metric) if found else "-" for found, metric in zip(scores, judged, strict=True)),
+        score_text(behind, metrics[0])
+        if row is not best and (behind := row.behind(best, metrics[0]))
+        else "-",
         _mean(row.consensus_distance),
         *(_mean(row.costs[axis.name]) for axis in others),
     ]
@@ -177,6 +194,7 @@ def plain(made: Standing) -> dict[str, Any]:
                     for metric in made.metrics
                     for view in VIEWS
                 },
+                "behind": _plain(row.behind(made.rows[0], made.metrics[0])),
                 "consensus_distance": _plain(row.consensus_distance),
                 **{axis.name: _plain(row.costs[axis.name]) for axis in AXES},
             }

@@ -75,6 +75,14 @@ def test_a_score_is_mean_and_deviation_over_the_seeds(make: Make) -> None:
     assert cells(standing_table(standing(found, STEPS, 20)), "deca")[1] == "2.005 ± 0.007"
 
 
+def test_how_far_one_is_behind_is_of_runs_of_the_same_seed(make: Make) -> None:
+    runs = [make("deca", {0: 3, 20: loss}, seed=seed) for seed, loss in ((1, 1.0), (2, 2.0))]
+    rivals = [make("gossip", {0: 3, 20: loss}, seed=seed) for seed, loss in ((2, 2.3), (1, 1.1), (3, 0.9))]
+    table = standing_table(standing(groups(*runs, *rivals), STEPS, 20))
+    # gossip comes first for a seed that deca did not run
+    assert [cells(table, method)[4] for method in ("gossip", "deca")] == ["-", "-0.2000 ± 0.1414"]
+
+
 def test_a_score_between_evaluations_is_interpolated(make: Make) -> None:
     table = standing_table(standing(groups(make("deca", {0: 3, 20: 2})), BYTES, 5))
     assert cells(table, "deca")[1] == "2.750"
