@@ -55,10 +55,10 @@ bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one
 network-check: $(VENV)/.dev ## Compare what `decad lab network` predicts with daemons on narrow lines (as root)
 	PYTHONPATH=tests $(BIN)/python tests/bench/network_check.py
 
-results-quick: $(VENV)/.dev ## Compare nine ways of training a small model together (an hour on two cores); see docs/how-to/lab.md
-	$(BIN)/decad lab fetch domains byte-lm --into .lab
-	$(BIN)/decad lab sweep deploy/lab/small-lm-quick.toml --into .lab/quick
-	$(BIN)/decad lab compare .lab/quick/seeds --into .lab/quick/comparison
+results-quick: $(VENV)/.dev ## Compare five ways of training a small model together (ten minutes on two cores); see docs/how-to/lab.md
+	$(BIN)/decad lab fetch domains byte-lm-bible --into .lab
+	$(BIN)/decad lab sweep deploy/lab/small-lm-quick.toml --into .lab/small-lm-quick
+	$(BIN)/decad lab compare .lab/small-lm-quick/seeds --into .lab/small-lm-quick/comparison
 
 RESULTS = small-lm-tuned small-lm-settings small-lm-exponential topics small-lm-16 small-lm-32 smollm2
 results: $(VENV)/.dev ## Make the figures of docs/results.md (a night on two cores; goes on where it was interrupted)
