@@ -89,6 +89,9 @@ class Comparison:
             figures["consensus"] = plots.consensus(self.groups)
         if made := plots.memory(self.groups):
             figures["memory"] = made
+        for metric in metrics_of(self.runs):
+            if made := plots.against_memory(self.groups, metric):
+                figures[f"{metric.name}-memory"] = made
         return figures
 
     def _text(self, title: str, command: str, figures: Mapping[str, Figure]) -> str:
@@ -109,6 +112,11 @@ class Comparison:
             ]
         if "memory" in figures:
             parts += ["## Memory", "![Memory of one peer by what it is for](memory.png)"]
+            parts += [
+                f"![Held-out {metric.name} in the end by memory of one peer]({metric.name}-memory.png)"
+                for metric in metrics_of(self.runs)
+                if f"{metric.name}-memory" in figures
+            ]
         parts += ["## Settings", *settings_tables(self.groups), *reproduction(self.runs)]
         parts += ["And this report:", f"```sh\n{command}\n```"]
         return "\n\n".join(parts) + "\n"

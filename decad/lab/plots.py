@@ -86,6 +86,8 @@ class Panel:
     """Drawn thin and grey behind the lines."""
     logarithmic: bool = False
     """Of the x axis."""
+    points: bool = False
+    """Each line is a single point, with its deviation as a bar."""
 
 
 Scale = Literal["linear", "log"]
@@ -155,6 +157,20 @@ def memory(groups: Sequence[Group]) -> Figure | None:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
         made.legend(loc="outside upper left", ncols=len(names), frameon=False, handlelength=1.0)
     return made
+
+
+def against_memory(groups: Sequence[Group], metric: Metric) -> Figure | None:
+    """What the averaged model came to, by the memory of one peer; None if nothing is known of any that ended."""
+    known = [group for group in groups if group.finished and memory_of(group.finished)]
+    if not known:
+        return None
+
+    def last(run: Run) -> Curve:
+        total = sum(memory_of([run]).values()) / 2**20
+        return Curve(np.array([total]), score_curve(run, STEPS, AVERAGED, metric).y[-1:])
+
+    panel = _fitting(Panel("", "memory of one peer (MiB)", _lines(known, last), points=True))
+    return _draw([panel], _judged(metric), better=_better(metric), width=5.0)
 
 
 def memory_of(runs: Sequence[Run]) -> dict[str, float]:
@@ -299,7 +315,19 @@ def _fill(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.x + (", log scale" if panel.logarithmic else ""))
     for one in panel.faint:
         axes.plot(one.x, one.y, color="#b5b5b5", linewidth=0.7, zorder=1)
-    for line in panel.lines:
+    for line in panel.lines if panel.points else ():
+        if line.band is not None:
+            axes.errorbar(
+                line.band.x,
+                line.band.mean,
+                yerr=line.band.std,
+                fmt="o",
+                color=line.colour,
+                label=line.name,
+                markersize=4.5,
+                capsize=2.0,
+            )
+    for line in panel.lines if not panel.points else ():
         style: Mapping[str, Any] = {"color": line.colour, "linestyle": line.dashes, "zorder": 3}
         if line.band is not None:
             axes.plot(line.band.x, line.band.mean, linewidth=1.7, label=line.name, **style)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
@@ -97,6 +98,27 @@ def test_no_two_lines_look_the_same(groups: Sequence[Group]) -> None:
     looks = {(line.get_label(), line.get_color(), str(line.get_linestyle())) for line in axes.lines}
     named = [look for look in looks if not str(look[0]).startswith("_")]
     assert len({look[1:] for look in named}) == len({look[0] for look in named})
+
+
+def test_what_it_came_to_stands_over_the_memory_that_it_took(tmp_path: Path) -> None:
+    for seed, end in ((0, 1.0), (1, 1.5)):
+        write_run(tmp_path / str(seed), [evaluation(0, 3.0), evaluation(20, end)], seed=seed)
+    groups = group_runs(find_runs([tmp_path]))
+    made = plots.against_memory(groups, LOSS)
+    assert made is not None
+    (axes,) = made.axes
+    (container,) = axes.containers
+    assert isinstance(container, ErrorbarContainer)
+    total = sum(plots.memory_of(groups[0].runs).values()) / 2**20
+    point = container.lines[0]
+    assert point is not None
+    assert np.asarray(point.get_xydata()).tolist() == [[pytest.approx(total), 1.25]]
+    assert names(axes) == ["deca"]
+
+
+def test_of_runs_that_did_not_end_no_memory_is_known(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [evaluation(0, 3.0)], finished=False)
+    assert plots.against_memory(group_runs(find_runs([tmp_path])), LOSS) is None
 
 
 def test_an_interrupted_run_ends_in_a_cross_and_is_not_averaged(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_needs_nothing_beside_it(compared: Path) -> None:
     page = Page((compared / "report.html").read_text())
-    assert len(page.sources) == 8
+    assert len(page.sources) == 10
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
     assert page.open == []
     assert "script" not in page.tags
