@@ -170,7 +170,7 @@ def against_memory(groups: Sequence[Group], metric: Metric) -> Figure | None:
         return Curve(np.array([total]), score_curve(run, STEPS, AVERAGED, metric).y[-1:])
 
     panel = _fitting(Panel("", "memory of one peer (MiB)", _lines(known, last), points=True))
-    return _draw([panel], _judged(metric), better=_better(metric), width=5.0)
+    return _draw([panel], _judged(metric), width=5.0)
 
 
 def memory_of(runs: Sequence[Run]) -> dict[str, float]:
@@ -297,7 +297,8 @@ def _draw(
         if y_scale == "log":
             row[0].yaxis.set_major_formatter(StrMethodFormatter("{x:.6g}"))
             row[0].yaxis.set_minor_formatter(NullFormatter())
-        if limits := _limits(panels, better) if y_scale == "linear" else None:
+        framed = y_scale == "linear" and not any(panel.points for panel in panels)
+        if limits := _limits(panels, better) if framed else None:
             row[0].set_ylim(*limits)
         _name_lines(row[-1], lines)
     return made
