@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decad.config import RunSpec
 from decad.lab.curves import (
     AXES,
     VIEWS,
@@ -70,7 +71,9 @@ class Standing:
 
 
 def budget_of(groups: Sequence[Group], axis: Axis) -> float | None:
-    """What to compare at, in the axis' unit: all that the first DECA group spends; without one, the first group.
+    """What to compare at, in the axis' unit: all that DECA spends; without it, the first group.
+
+    Of several groups of DECA the first with the default moment rule decides, or the first.
 
     Costs that are measured differ a little from run to run: the least of those that come to at least `SAME` of it is
     taken, so that they are compared rather than told not to reach it. None if nobody spends anything.
@@ -78,8 +81,12 @@ def budget_of(groups: Sequence[Group], axis: Axis) -> float | None:
     totals = {place: spent for place, group in enumerate(groups) if (spent := _spent(group, axis)) > 0}
     if not totals:
         return None
-    reference = totals[min(totals, key=lambda place: groups[place].method != "deca")]
+    reference = totals[min(totals, key=lambda place: _strangeness(groups[place]))]
     return min(spent for spent in totals.values() if spent >= SAME * reference)
+
+
+def _strangeness(group: Group) -> tuple[bool, bool]:
+    return group.method != "deca", group.settings.get("moments") != RunSpec().moments
 
 
 def _spent(group: Group, axis: Axis) -> float:

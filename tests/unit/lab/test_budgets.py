@@ -16,6 +16,8 @@ from decad.lab.curves import BYTES, COMPUTE, STEPS
 from decad.lab.groups import Group, group_runs
 from decad.lab.runs import Run, read_run
 
+RULES = {"gossip": 3e6, "none": 2e6, "rowwise": 1e6}
+"""Bytes of a step."""
 Make = Callable[..., Run]
 
 
@@ -45,6 +47,11 @@ def cells(table: str, label: str) -> list[str]:
 def test_the_budget_is_what_deca_spends(make: Make) -> None:
     found = groups(make("gossip", {0: 3, 10: 1}, sent=9e6), make("deca", {0: 3, 20: 1}))
     assert [budget_of(found, axis) for axis in (STEPS, BYTES, COMPUTE)] == [20, 20, 20]
+
+
+def test_of_several_rules_the_default_one_decides(make: Make) -> None:
+    rules = [make("deca", {0: 3, 20: 1}, sent=sent, spec={"moments": rule}) for rule, sent in RULES.items()]
+    assert budget_of(groups(*rules), BYTES) == 20
 
 
 def test_without_deca_it_is_what_the_first_that_spends_any_does(make: Make) -> None:
