@@ -50,7 +50,7 @@ class Phases:
         store = CheckpointStore(directory)
         store.load()
         self.saver = Saver(store, lambda text: sys.exit(text))
-        rule = TrainingRule(spec, lambda step: spec.lr)
+        rule = TrainingRule(spec)
         self._replica = Replica(spec, self.schedule, rule, model, compute, self.saver, None)
 
     def of(self, block: int) -> Position:
