@@ -316,19 +316,10 @@ def _fill(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.x + (", log scale" if panel.logarithmic else ""))
     for one in panel.faint:
         axes.plot(one.x, one.y, color="#b5b5b5", linewidth=0.7, zorder=1)
-    for line in panel.lines if panel.points else ():
-        if line.band is not None:
-            axes.errorbar(
-                line.band.x,
-                line.band.mean,
-                yerr=line.band.std,
-                fmt="o",
-                color=line.colour,
-                label=line.name,
-                markersize=4.5,
-                capsize=2.0,
-            )
-    for line in panel.lines if not panel.points else ():
+    if panel.points:
+        _mark(axes, panel.lines)
+        return
+    for line in panel.lines:
         style: Mapping[str, Any] = {"color": line.colour, "linestyle": line.dashes, "zorder": 3}
         if line.band is not None:
             axes.plot(line.band.x, line.band.mean, linewidth=1.7, label=line.name, **style)
@@ -340,6 +331,21 @@ def _fill(axes: Axes, panel: Panel) -> None:
         for one in line.cut:
             axes.plot(one.x, one.y, linewidth=1.0, label=line.name, **style)
             axes.plot(one.x[-1:], one.y[-1:], marker="x", color=line.colour, markersize=6, zorder=4)
+
+
+def _mark(axes: Axes, lines: Sequence[Line]) -> None:
+    for line in lines:
+        if line.band is not None:
+            axes.errorbar(
+                line.band.x,
+                line.band.mean,
+                yerr=line.band.std,
+                fmt="o",
+                color=line.colour,
+                label=line.name,
+                markersize=4.5,
+                capsize=2.0,
+            )
 
 
 def _fitting(panel: Panel) -> Panel:

@@ -139,7 +139,7 @@ def _llama_1b(directory: Path, tell: Tell) -> list[str]:
     return []
 
 
-def _random_llama(directory: Path, shape: Mapping[str, int], dtype: str) -> None:
+def _random_llama(directory: Path, shape: Mapping[str, Any], dtype: str) -> None:
     """A Llama whose tokens are bytes; weights are those of seed 0."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -156,7 +156,7 @@ def _random_llama(directory: Path, shape: Mapping[str, int], dtype: str) -> None
         tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
     ).save_pretrained(directory)
     config = LlamaConfig(
-        **shape,  # type: ignore[arg-type]
+        **shape,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         eos_token_id=BYTES,
