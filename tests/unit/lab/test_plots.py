@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.container import ErrorbarContainer
@@ -19,7 +17,7 @@ from matplotlib.text import Annotation, Text
 from numpy.typing import NDArray
 from support.lab_runs import campaign, evaluation, plausible, write_run
 
-from decad.lab import plots
+from decad.lab import canvas, plots
 from decad.lab.curves import ACCURACY, AXES, BYTES, COMPUTE, LOSS, STEPS, Axis
 from decad.lab.groups import Group, group_runs
 from decad.lab.runs import find_runs, read_run
@@ -181,19 +179,7 @@ def test_one_runs_figure_has_a_thin_line_for_each_peer(tmp_path: Path) -> None:
 def test_the_same_data_give_the_same_files(groups: Sequence[Group], tmp_path: Path) -> None:
     def written(name: str) -> tuple[bytes, bytes]:
         made: Figure = plots.consensus(groups)
-        plots.save(made, tmp_path, name)
+        canvas.save(made, tmp_path, name)
         return (tmp_path / f"{name}.png").read_bytes(), (tmp_path / f"{name}.svg").read_bytes()
 
     assert written("a") == written("b")
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.01, 0.2))
-def test_names_are_moved_apart_in_their_order(wanted: list[float], gap: float) -> None:
-    found = plots.spread(wanted, gap)
-    order = sorted(range(len(wanted)), key=lambda place: wanted[place])
-    assert all(found[b] - found[a] >= gap - 1e-9 for a, b in pairwise(order))
-    assert sum(found) == pytest.approx(sum(wanted))
-
-
-def test_names_that_are_far_enough_apart_stay() -> None:
-    assert plots.spread([0.5, 0.1, 0.9], 0.2) == [0.5, 0.1, 0.9]
