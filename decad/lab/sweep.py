@@ -109,6 +109,7 @@ def sweep(
 ) -> dict[str, float]:
     """Run what has not finished, ``jobs`` (0: a processor each) at once; returns each variant's best rate.
 
+    Where the plan sets no threads, the runs at work share the processors.
     A run that diverges counts as the worst. Raises OperatorError when a run cannot begin.
     """
     jobs = jobs or os.cpu_count() or 1
@@ -126,8 +127,8 @@ def sweep(
         best = {v["name"]: chosen.get(v["name"], v["lr"][0]) for v in plan.variants}
         second = [
             _job(plan, variant, best[variant["name"]], seed, into, threads)
+            for seed in plan.seeds  # an interrupted sweep has all variants with some seeds
             for variant in plan.variants
-            for seed in plan.seeds
         ]
         _run_all(second, pool, jobs, 0, tell)
     return best
@@ -146,7 +147,9 @@ def _end_with_parent() -> None:
 
 
 def _job(plan: Plan, variant: Mapping[str, Any], lr: float, seed: int, into: Path, threads: int) -> Job:
-    experiment = plan.experiment(variant, lr, seed).model_copy(update={"threads": threads})
+    experiment = plan.experiment(variant, lr, seed)
+    if not experiment.threads:
+        experiment = experiment.model_copy(update={"threads": threads})
     slug = re.sub(r"[^\w.-]+", "-", variant["name"])
     kind = "grid" if seed == CHOOSING_SEED else "seeds"
     return Job(experiment, into / kind / slug / f"lr-{lr:g}-seed-{seed}")

@@ -7,6 +7,7 @@ import pytest
 from support.tiny import make_tiny_llama
 
 from decad.errors import ConfigError, OperatorError
+from decad.lab.experiment import load_experiment
 from decad.lab.run import run
 from decad.lab.runs import read_run
 from decad.lab.sweep import State, read_plan, sweep
@@ -60,6 +61,18 @@ def test_each_variant_runs_at_its_best_rate_and_nothing_twice(folder: Path, tmp_
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     sweep(plan, tmp_path / "runs", 1)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
+
+
+@pytest.mark.parametrize(("said", "used"), [("", 4), ("threads = 2\n", 2)])
+def test_runs_share_the_processors_unless_the_plan_sets_threads(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, used: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    (folder / "threads.toml").write_text(
+        SMALL.replace("threads = 1\n", said) + "lr = [0.01]\n" + "seeds = [1]\n[[variants]]\nname = 'x'"
+    )
+    sweep(read_plan(folder / "threads.toml"), tmp_path, 1)
+    assert load_experiment(tmp_path / "seeds/x/lr-0.01-seed-1").threads == used
 
 
 def test_runs_of_another_plan_are_not_taken_for_those_of_this(folder: Path, tmp_path: Path) -> None:
