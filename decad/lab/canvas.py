@@ -200,9 +200,7 @@ def _name_lines(axes: Axes, lines: Sequence[Line]) -> None:
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     wanted = [float(to_share.transform((x, y))[1]) for _, x, y in ends]
     gap = 1.3 * FONT / height
-    places = spread(wanted, gap)
-    lowered = max(0.0, max(places) - 1.0)
-    for (line, x, y), share in zip(ends, (place - lowered for place in places), strict=True):
+    for (line, x, y), share in zip(ends, inside(spread(wanted, gap), gap), strict=True):
         axes.annotate(
             line.name,
             (x, y),
@@ -253,6 +251,15 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     for cluster in clusters:
         for row, place in enumerate(cluster):
             found[place] = middle(cluster) + gap * (row - (len(cluster) - 1) / 2)
+    return found
+
+
+def inside(places: Sequence[float], gap: float) -> list[float]:
+    """``places`` that are ``gap`` apart, moved no more than it takes to lie between 0 and 1; the lowest may hang out."""
+    found = list(places)
+    for rank, place in enumerate(sorted(range(len(found)), key=lambda place: found[place])):
+        lowest, highest = gap * rank, 1.0 - gap * (len(found) - 1 - rank)
+        found[place] = min(max(found[place], lowest), highest)
     return found
 
 
