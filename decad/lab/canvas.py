@@ -255,7 +255,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def inside(places: Sequence[float], gap: float) -> list[float]:
-    """``places`` that are ``gap`` apart, moved no more than it takes to lie between 0 and 1; the lowest may hang out."""
+    """``places`` that are ``gap`` apart, moved as little as it takes to lie in [0, 1]; the lowest may hang out."""
     found = list(places)
     for rank, place in enumerate(sorted(range(len(found)), key=lambda place: found[place])):
         lowest, highest = gap * rank, 1.0 - gap * (len(found) - 1 - rank)
