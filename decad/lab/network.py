@@ -192,6 +192,8 @@ class _Simulation:
         self.sent = np.full(e, np.inf)
         self.arrives = np.full(e, np.inf)
         self.arrived = np.full(e, np.inf)
+        """When the message for the receiver's step had come; infinity: it has not. `opened`: when it began to."""
+        self.opened = np.full(e, np.inf)
         self.whole = np.zeros(e, dtype=bool)
         """Whether the last message came to its end, so that the next one may build on it."""
         self.due = np.zeros(e, dtype=bool)
@@ -260,6 +262,8 @@ class _Simulation:
         to = self.target[edges]
         present = self.made[edges] == self.step[to]
         self.arrived[edges[present]] = at[present]
+        begins = np.maximum(self.started[edges] + self.delay[edges], self.begun[to])
+        self.opened[edges[present]] = begins[present]
         for edge, peer, when, fits in zip(
             edges.tolist(), to.tolist(), at.tolist(), present.tolist(), strict=True
         ):
@@ -291,7 +295,7 @@ class _Simulation:
         pace = self.pace[peer]
         self.slow[inward] = [pace.slow(str(other)) for other in near.tolist()]
         self.lost[inward] = self.made[inward] > step
-        self.arrived[inward] = np.inf
+        self.arrived[inward] = self.opened[inward] = np.inf
         if step >= self.first and np.isnan(self.opened_first[peer]):
             self.opened_first[peer], self.steps_first[peer] = at, step
         if step <= self.end:
@@ -319,7 +323,8 @@ class _Simulation:
         """When the messages for the receiver's step began to come; infinity: they did not."""
         to = self.target[edges]
         begins = np.maximum(self.started[edges] + self.delay[edges], self.begun[to])
-        return np.where((self.made[edges] == self.step[to]) & (begins <= self.now), begins, np.inf)
+        under_way = (self.made[edges] == self.step[to]) & (begins <= self.now)
+        return np.where(under_way, begins, self.opened[edges])
 
     def _go_on(self) -> None:
         """End the steps that wait for nobody any more, or no longer."""

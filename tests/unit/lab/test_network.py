@@ -50,6 +50,14 @@ def test_the_narrowest_line_sets_the_pace_of_a_full_overlay() -> None:
     assert outcome(here).step_s == pytest.approx(1.0 + 6 * WAY)
 
 
+def test_a_neighbour_that_has_gone_on_was_heard_all_the_same() -> None:
+    here = network("ring", 6, compute=1.5 * WAY)
+    here.uplink[0] = here.downlink[0] = RATE / 2
+    seen = outcome(here)
+    assert seen.step_s == pytest.approx(5.5 * WAY, rel=0.01)
+    assert seen.mixed > 0.9
+
+
 def test_who_is_less_than_half_as_fast_is_not_waited_for() -> None:
     here = network("full", 4)
     here.compute[1] = 40.0
