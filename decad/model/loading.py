@@ -65,10 +65,11 @@ def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
     """
     config = read_config(directory)
     task = spec.task if spec.task != "auto" else _task(directory, config)
+    found = config.get("id2label") or {}
+    named = tuple(str(found[key]) for key in sorted(found, key=int))
     labels = spec.labels
     if task == CLASSIFICATION and not labels:
-        named = config.get("id2label") or {}
-        labels = tuple(str(named[key]) for key in sorted(named, key=int))
+        labels = named
         if not labels or labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
             raise ConfigError(
                 f"{directory} does not say what its classes are. Give them all with --labels A,B,C, the same at every "
@@ -78,6 +79,11 @@ def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
         raise ConfigError(
             f"A classifier tells two or more classes apart, and those named are {', '.join(labels)}. Name each once "
             "with --labels A,B,C, the same at every peer and in the same order."
+        )
+    if task == CLASSIFICATION and labels != named and sorted(labels) == sorted(named):
+        raise ConfigError(
+            f"{directory} has the classes {','.join(named)}, in this order, and --labels names them in another. "
+            "Leave --labels out, or give them in the model's order."
         )
     if task == CAUSAL_LM and labels:
         raise ConfigError("--labels is for --task classification. Leave it out, or give that too.")

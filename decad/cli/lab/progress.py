@@ -33,8 +33,11 @@ class Progress:
         )
 
     def swept(self, state: State) -> None:
-        left = "" if math.isnan(state.left_s) else f", {_duration(state.left_s)} left"
-        self._show(f"{state.done} of {state.of} runs done{left}; now {', '.join(state.running)}", last=True)
+        if not state.of:
+            return
+        left = "" if math.isnan(state.left_s) or not state.running else f", {_duration(state.left_s)} left"
+        now = f"; now {', '.join(state.running)}" if state.running else ""
+        self._show(f"{state.done} of {state.of} runs done{left}{now}", last=True)
 
     def end(self) -> None:
         if self._open:

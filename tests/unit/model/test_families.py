@@ -197,6 +197,8 @@ class TestHead:
         export_model(first, tmp_path / "named", {}, model.spec)
         again = TrainableModel.load(tmp_path / "named", CPU, torch.float32)
         assert (again.spec.task, again.spec.labels) == ("classification", LABELS)
+        with pytest.raises(ConfigError, match=rf"has the classes {','.join(LABELS)}, in this order"):
+            TrainableModel.load(tmp_path / "named", CPU, torch.float32, RunSpec(labels=LABELS[::-1]))
 
 
 @pytest.mark.parametrize("labels", [("a",), ("a", "b", "a")])
