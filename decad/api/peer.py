@@ -19,6 +19,7 @@ from torch.utils.data import default_collate
 from decad._proto.control_pb2 import StatusReply
 from decad.api.own import Collate, Indexed, Loss, OwnBatch, OwnData, OwnLoss, own_model, token_batch
 from decad.config import PeerConfig, RunSpec
+from decad.daemon import loading, process
 from decad.daemon import peer as daemon
 from decad.daemon.events import Event, Listener, Listening, nobody
 from decad.data.local import data_seed
@@ -192,7 +193,7 @@ class Peer:
         if self._own_module is not None and self._loss is not None:
             self._model = own_model(self._own_module, self._loss, spec, config, device)
         else:
-            self._model = daemon.load_directory(spec, config, device)
+            self._model = loading.load_directory(spec, config, device)
             if self._loss is not None:
                 self._model.objective = OwnLoss(self._model.module, self._loss)
         return self._model
@@ -210,7 +211,7 @@ def run(peer: Peer) -> None:
 
     A second signal does what it would do without decad. Raises what `Peer.run` does.
     """
-    with asyncio.Runner(loop_factory=daemon.loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
         runner.run(_stopped_by_signals(peer))
 
 

@@ -33,7 +33,7 @@ def start_daemon(flags: Mapping[str, Any], config: Path | None, debug: bool) -> 
         signal.signal(number, _leave)
     logging.getLogger("decad").info("starting")
     # torch takes seconds to import.
-    from decad.daemon.peer import run_peer
+    from decad.daemon.process import run_peer
 
     run_peer(spec, peer)
 

@@ -53,6 +53,10 @@ class Progress:
     exchange_times: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
     step_tokens: deque[int] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
 
+    def wait_for(self, text: str) -> None:
+        """Say what is waited for."""
+        self.waiting_for = text
+
     @property
     def pulse(self) -> tuple[object, ...]:
         """Changes while the daemon gets on."""

@@ -39,9 +39,9 @@ StatusBoard.reply = counted
 
 DROPS = """
 import os
-from decad.daemon import peer
+from decad.daemon import settling
 from decad.daemon.session import Session
-peer.SETTLE_S = 0.1
+settling.SETTLE_S = 0.1
 tell = Session.tell_beacon
 def drop(self, force=False):
     if os.path.exists({order!r}):

@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from decad.model.quiet import quiet_transformers
+
 EOS = "<|endoftext|>"
 """Token 256: the 256 bytes come first, then the special tokens. It also begins a sequence."""
 PAD = "<|pad|>"
@@ -35,6 +37,7 @@ def make_tiny_llama(
         eos_token_id=256,
         pad_token_id=257,
     )
+    quiet_transformers()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)

@@ -1,0 +1,54 @@
+"""One peer as a process: its event loop, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+from decad.config import PeerConfig, RunSpec
+from decad.daemon.peer import Peer
+from decad.daemon.service import ServiceManager
+
+log = logging.getLogger("decad")
+
+
+def run_peer(spec: RunSpec, config: PeerConfig) -> None:
+    """Run one peer in this process until it is done or SIGTERM or SIGINT arrives; a second signal exits at once."""
+
+    peer = Peer(spec, config, service=ServiceManager.take_from(os.environ))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+
+        def leave(number: signal.Signals) -> None:
+            os._exit(128 + number)
+
+        def stop(number: signal.Signals) -> None:
+            log.info("%s: stopping; a second one exits at once", number.name)
+            for again in numbers:
+                loop.add_signal_handler(again, leave, again)
+            peer.stop()
+
+        for number in numbers:
+            loop.add_signal_handler(number, stop, number)
+        await peer.run()
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(main())
+        if peer.abandoned:
+            # Python would wait for the compute thread, which may be at it for a long time yet.
+            logging.shutdown()
+            os._exit(0)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Of the fastest event loop that there is here; None: asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return None
+    return uvloop.new_event_loop

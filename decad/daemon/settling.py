@@ -1,0 +1,76 @@
+"""Who waits for whom outside the steps: for neighbours before the first one, and for theirs after the last."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from decad.config import PeerConfig
+from decad.daemon.network import Network
+from decad.daemon.progress import Activity, Progress
+from decad.errors import NetworkError
+
+SETTLE_S = 3.0
+"""Looking for peers before the first step: a machine that could join should not train a step alone."""
+REACH_S = 15.0
+"""A fresh peer that reaches nobody of ``--peers`` within this time gives up."""
+LINGER_S = 5.0
+"""A peer that is done stays at least so long for neighbours that still need its last block."""
+POLL_S = 0.2
+
+
+async def settle(
+    network: Network, config: PeerConfig, progress: Progress, stop: asyncio.Event, resumed: bool
+) -> None:
+    """Wait for the neighbours that can be had before training begins, or until ``stop``.
+
+    Raises NetworkError or MismatchError when a peer that has not ``resumed`` finds none of those that it was given.
+    """
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    progress.activity = Activity.WAITING
+    while not stop.is_set():
+        if network.fatal.done():
+            network.fatal.result()
+        waited, unmet = loop.time() - begun, _unmet(network)
+        not_reached = f"; not reached: {unmet}" if unmet else ""
+        if config.min_peers:
+            if network.linked >= config.min_peers and not network.undecided:
+                break
+            progress.waiting_for = (
+                f"neighbours ({config.min_peers} wanted, {network.linked} here){not_reached}"
+            )
+        elif not config.mdns and not network.dials.addresses:
+            break
+        else:
+            progress.waiting_for = f"peers to be found{not_reached}"
+            if waited >= SETTLE_S and not network.undecided and (network.linked or not config.peers):
+                break
+            if waited >= REACH_S and not network.linked:
+                if not resumed:
+                    raise network.mismatch or NetworkError(
+                        f"None of --peers could be reached within {REACH_S:.0f} s: {unmet}. Check the addresses "
+                        "and that decad runs there; or start without --peers to be the first, or with "
+                        "--min-peers 1 to wait for them."
+                    )
+                network.notice(f"None of --peers can be reached: {unmet}. Training alone meanwhile.")
+                break
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await network.neighbourhood.wait_change()
+    progress.waiting_for = ""
+
+
+async def linger(network: Network, progress: Progress, stop: asyncio.Event) -> None:
+    """Stay until the neighbours have finished this peer's last step too, or a few seconds have passed."""
+    if stop.is_set():
+        return
+    progress.activity = Activity.FINISHED
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while not stop.is_set() and network.neighbourhood.anybody_before(progress.step):
+                await network.neighbourhood.wait_change()
+
+
+def _unmet(network: Network) -> str:
+    return ", ".join(f"{address} ({reason or 'no answer yet'})" for address, reason in network.unreachable())
