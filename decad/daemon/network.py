@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from decad._proto import peer_pb2 as pb
-from decad.config import PeerConfig, split_address
+from decad.config import PeerConfig
 from decad.core.blocks import BlockPlan
 from decad.daemon.admission import Admission, Stranger, Terms
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import FetchPort, ReadBlock
 from decad.daemon.greeting import MyselfError, RefusedError
+from decad.daemon.lookout import Lookout
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.progress import Notices
 from decad.daemon.session import Overheard, Session
 from decad.errors import LinkClosed, MismatchError, NetworkError, OperatorError, PeerError, ProtocolError
 from decad.membership.dialplan import DialPlan
 from decad.membership.identity import Identity, short_id
-from decad.membership.interfaces import choose_interfaces, present_interfaces
-from decad.membership.mdns import Discovery, Found, Lost
 from decad.membership.table import Origin, PeerTable, Stage, State, Transition
 from decad.state.manifest import KnownPeer
 from decad.wire.counters import ByteCounter
@@ -78,7 +76,9 @@ class Network:
         self.dials = DialPlan(identity.peer_id, random.Random(identity.peer_id))
         for address in config.peers:
             self.dials.add(address, "peers", now)
-        self.mdns = "off"
+        self.lookout = Lookout(
+            identity.peer_id, config, terms, self.dials, lambda error: self.notice(str(error))
+        )
         self._sessions: dict[str, Session] = {}
         self._admission = Admission(
             identity.peer_id, config.name, terms, self._sessions.get, self._terms_adopted
@@ -86,7 +86,6 @@ class Network:
         self._view_sent: tuple[tuple[str, str, bool], ...] = ()
         self._leaving = False
         self._closing: set[asyncio.Task[None]] = set()
-        self._discovery: Discovery | None = None
 
     # -- what the trainer and the status ask ----------------------------------------------------------------
 
@@ -158,7 +157,7 @@ class Network:
         """Dial, tick and discover until cancelled."""
         async with asyncio.TaskGroup() as group:
             if self._config.mdns:
-                group.create_task(self._discover())
+                group.create_task(self._look_out())
             while not self._leaving:
                 now = asyncio.get_running_loop().time()
                 self._moved(self.table.tick(now))
@@ -179,43 +178,16 @@ class Network:
                 flush.cancel()
         await self._transport.close()
 
-    async def _discover(self) -> None:
-        host, port = split_address(self.listening)
+    async def _look_out(self) -> None:
         try:
-            host = await _numeric(host)
-            where = choose_interfaces(self._config.interface, host, present_interfaces())
+            await self.lookout.run(self.listening)
         except NetworkError as error:
-            if self._config.interface:
-                self._fail(error)
-            else:
-                self._no_mdns(error)
-            return
-        run = self.terms.spec.run
-        any_run = "run" not in self.terms.set_fields and not self.terms.frozen
-        self._discovery = Discovery(self._identity.peer_id, port, run, where, self._on_mdns, any_run=any_run)
-        self.mdns = f"on {', '.join(where.interfaces)}"
-        try:
-            await self._discovery.run()
-        except NetworkError as error:
-            self._no_mdns(error)
-
-    def _no_mdns(self, error: NetworkError) -> None:
-        self.mdns = "unavailable"
-        self.notice(str(error))
+            self._fail(error)
 
     def freeze(self) -> None:
         """Training begins: the run's terms stay as they are."""
         self.terms.frozen = True
-        if self._discovery is not None:
-            self._discovery.update_run(self.terms.spec.run)
-
-    def _on_mdns(self, event: Found | Lost) -> None:
-        if isinstance(event, Lost):
-            self.dials.withdrawn(event.peer_id)
-            return
-        now = asyncio.get_running_loop().time()
-        for address in event.addresses:
-            self.dials.add(address, "mdns", now, event.peer_id)
+        self.lookout.terms_changed()
 
     # -- links ----------------------------------------------------------------------------------------------
 
@@ -325,8 +297,7 @@ class Network:
 
     def _terms_adopted(self) -> None:
         self._exchange.adopt(self.terms.spec)
-        if self._discovery is not None:
-            self._discovery.update_run(self.terms.spec.run, any_run="run" not in self.terms.set_fields)
+        self.lookout.terms_changed()
         for session in list(self._sessions.values()):
             # They agreed to other terms: let them greet again.
             self._sessions.pop(session.peer)
@@ -436,17 +407,3 @@ class Network:
 def _clause(error: PeerError) -> str:
     """An error's text as part of a sentence."""
     return str(error).rstrip(".")
-
-
-async def _numeric(host: str) -> str:
-    """An IPv4 address of a host that is given by name; an address as it is. Raises NetworkError."""
-    if host == "localhost" or host.replace(".", "").isdigit() or ":" in host:
-        return host
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, family=socket.AF_INET)
-    except OSError as error:
-        raise NetworkError(
-            f"mDNS unavailable: {host} of --listen has no IPv4 address ({error.strerror}). Listen on an address "
-            "instead, or use --peers."
-        ) from None
-    return str(found[0][4][0])
