@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from decad.errors import ConfigError
@@ -160,20 +161,21 @@ def _run_all(
 ) -> None:
     """``more``: runs that follow these, for the time that is left."""
     waiting = [job for job in jobs if not job.done]
-    running: dict[Future[None], Job] = {}
-    total, begun = len(waiting), time.monotonic()
+    running: dict[Future[None], tuple[Job, float]] = {}
+    total, took = len(waiting), list[float]()
     while waiting or running:
         while waiting and len(running) < at_once:
             job = waiting.pop(0)
-            running[pool.submit(_run, job)] = job
-        ended = total - len(waiting) - len(running)
-        left = (total - ended + more) * (time.monotonic() - begun) / ended if ended else math.nan
-        names = tuple(f"{job.experiment.name} lr {job.experiment.spec.lr:g}" for job in running.values())
-        tell(State(ended, total, names, left))
+            running[pool.submit(_run, job)] = job, time.monotonic()
+        to_come = len(waiting) + more + len(running) / 2  # on the average they are half-way
+        left = to_come * mean(took) / at_once if took else math.nan
+        names = tuple(f"{job.experiment.name} lr {job.experiment.spec.lr:g}" for job, _ in running.values())
+        tell(State(len(took), total, names, left))
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            running.pop(future)
+            _, begun = running.pop(future)
             future.result()
+            took.append(time.monotonic() - begun)
     tell(State(total, total, (), 0.0))
 
 
