@@ -19,6 +19,7 @@ from decad.daemon.lookout import Lookout
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.progress import Notices
 from decad.daemon.session import Overheard, Session
+from decad.daemon.views import Views
 from decad.errors import LinkClosed, MismatchError, NetworkError, OperatorError, PeerError, ProtocolError
 from decad.membership.dialplan import DialPlan
 from decad.membership.identity import Identity, short_id
@@ -36,8 +37,6 @@ TICK_S = 0.25
 DIAL_TIMEOUT_S = 5.0
 REMEMBERED = 64
 """Peers whose addresses a checkpoint keeps: one that answers is enough, and tells of the others."""
-MAX_VIEW = 1024
-"""Members read from one view."""
 REPLACED_S = 1.0
 """How long a link that takes the place of another may take to be greeted."""
 FAREWELL_S = 1.0
@@ -83,7 +82,7 @@ class Network:
         self._admission = Admission(
             identity.peer_id, config.name, terms, self._sessions.get, self._terms_adopted
         )
-        self._view_sent: tuple[tuple[str, str, bool], ...] = ()
+        self._views = Views(self.table, self.dials, self._sessions, self._attempt)
         self._leaving = False
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -260,9 +259,9 @@ class Network:
                 await older.link.close()
                 await older.ended.wait()
             if self._sessions.get(peer) is session:  # else it was replaced itself meanwhile
-                self._tell_view(session)
+                self._views.tell(session)
                 session.tell_beacon(force=True)
-                self._broadcast_view()
+                self._views.broadcast()
                 await session.run()
         except LinkClosed as error:
             reason = _clause(error)
@@ -317,22 +316,14 @@ class Network:
         before = self.table.mixing
         self._moved(self.table.heard(peer, now, step=beacon.step, stage=stage, round_trip_s=round_trip_s))
         if before != self.table.mixing:
-            self._broadcast_view()
+            self._views.broadcast()
         self.neighbourhood.changed.set()
 
     def overheard(self, peer: str) -> None:
         self._moved(self.table.overheard(peer, asyncio.get_running_loop().time()))
 
     def heard_view(self, peer: str, view: pb.View) -> None:
-        members = [m for m in view.members[:MAX_VIEW] if len(m.peer_id) == 32]
-        self.table.viewed(peer, frozenset(m.peer_id.hex() for m in members if m.mixing))
-        now = asyncio.get_running_loop().time()
-        for member in members:
-            if member.address and len(member.address) <= 128 and member.address.isprintable():
-                try:
-                    self.dials.add(member.address, "exchange", now, member.peer_id.hex())
-                except ValueError:
-                    log.debug("peer %s named a malformed address", short_id(peer))
+        self._views.heard(peer, view)
         self.neighbourhood.changed.set()
 
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None:
@@ -350,28 +341,8 @@ class Network:
             if new is not State.ALIVE and old is State.ALIVE and "goodbye" not in reason and not quiet:
                 self._notices.add(f"{who} is {new.value}: {reason}.")
         if transitions:
-            self._broadcast_view()
+            self._views.broadcast()
             self.neighbourhood.changed.set()
-
-    def _broadcast_view(self) -> None:
-        mixing = self.table.mixing
-        members = tuple((p.id, p.address, p.id in mixing) for p in self.table.peers if p.id in self._sessions)
-        if members == self._view_sent:
-            return
-        self._view_sent = members
-        for session in list(self._sessions.values()):
-            self._attempt(session, self._tell_view)
-
-    def _tell_view(self, session: Session) -> None:
-        mixing = self.table.mixing
-        members = [
-            pb.View.Member(peer_id=bytes.fromhex(p.id), address=p.address, mixing=p.id in mixing)
-            for p in self.table.peers
-            if p.id in self._sessions and p.id != session.peer
-        ]
-        if session.peer in mixing:
-            members.append(pb.View.Member(peer_id=bytes.fromhex(session.peer), mixing=True))
-        session.tell(pb.ControlMessage(view=pb.View(members=members)))
 
     def _attempt(self, session: Session, tell: Callable[[Session], None]) -> None:
         try:
