@@ -22,7 +22,8 @@ TITLES = {STEPS.name: "equal steps", BYTES.name: "equal bytes", COMPUTE.name: "e
 READING = (
     "Mean ± standard deviation (of the sample) over runs that differ in their seed alone; in the figures, a line and a "
     "band. Values between two evaluations are interpolated linearly, and none is extrapolated: what ended before "
-    "the budget is *not reached*. A cross ends the line of a run that was interrupted or diverged. "
+    "the budget is *not reached*. What is cut off while its learning rate decays looks worse there than a run that was "
+    "planned that short. A cross ends the line of a run that was interrupted or diverged. "
     "Losses are in nats, on what all peers hold out together; bytes, compute and memory are those of one peer; "
     "memory is the sum of the parts that are named below, each at its largest."
 )
