@@ -204,12 +204,12 @@ class Fleet:
         self._stack.callback(daemon.end)
         return daemon
 
-    def start_three(self, *options: str) -> tuple[Daemon, Daemon, Daemon]:
+    def start_three(self, *options: str, before: str = "") -> tuple[Daemon, Daemon, Daemon]:
         """Daemons a, b and c, which wait for each other: b is told of a, and c of b alone."""
         waiting = [*options, "--min-peers", "2"]
-        a = self.start("a", *waiting)
-        b = self.start("b", *waiting, "--peers", a.address)
-        c = self.start("c", *waiting, "--peers", b.address)
+        a = self.start("a", *waiting, before=before)
+        b = self.start("b", *waiting, "--peers", a.address, before=before)
+        c = self.start("c", *waiting, "--peers", b.address, before=before)
         return a, b, c
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Result:
