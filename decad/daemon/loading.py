@@ -55,14 +55,14 @@ async def load(
     notices: Notices,
 ) -> Loaded:
     """Read it all on the compute thread, and tell ``progress`` what is waited for. Raises OperatorError."""
-    progress.waiting_for = "the checkpoint to be read"
+    progress.wait_for("the checkpoint to be read")
     store = CheckpointStore(config.state_dir)
     checkpoint = await compute.run(store.load)
     log.info("loading %s", config.model or "the model")
-    progress.waiting_for = f"the model {config.model or ''} to be loaded"
+    progress.wait_for(f"the model {config.model or ''} to be loaded")
     model = await compute.run(load_model, _as_before(spec, checkpoint), config, device)
     log.info("%d blocks, %.1f M parameters", len(model.plan), model.plan.numel / 1e6)
-    progress.waiting_for = "the data to be read"
+    progress.wait_for("the data to be read")
     data = await compute.run(load_data, model.spec.seed, config, model, progress.wait_for)
     if isinstance(data, LocalData) and data.corpus.skipped:
         notices.add(

@@ -24,7 +24,8 @@ async def settle(
 ) -> None:
     """Wait for the neighbours that can be had before training begins, or until ``stop``.
 
-    Raises NetworkError or MismatchError when a peer that has not ``resumed`` finds none of those that it was given.
+    Raises what is fatal to the network before the first step, and NetworkError or MismatchError when a peer that has
+    not ``resumed`` reaches none of those that it was given.
     """
     loop = asyncio.get_running_loop()
     begun = loop.time()
