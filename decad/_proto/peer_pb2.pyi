@@ -88,6 +88,7 @@ class ControlMessage(google.protobuf.message.Message):
     ASK_FIELD_NUMBER: builtins.int
     GOODBYE_FIELD_NUMBER: builtins.int
     WELCOME_FIELD_NUMBER: builtins.int
+    DUPLICATE_IDENTITY_FIELD_NUMBER: builtins.int
     seal: builtins.int
     @property
     def hello(self) -> Global___Hello: ...
@@ -103,6 +104,8 @@ class ControlMessage(google.protobuf.message.Message):
     def goodbye(self) -> Global___Goodbye: ...
     @property
     def welcome(self) -> Global___Welcome: ...
+    @property
+    def duplicate_identity(self) -> Global___DuplicateIdentity: ...
     def __init__(
         self,
         *,
@@ -114,10 +117,11 @@ class ControlMessage(google.protobuf.message.Message):
         ask: Global___Ask | None = ...,
         goodbye: Global___Goodbye | None = ...,
         welcome: Global___Welcome | None = ...,
+        duplicate_identity: Global___DuplicateIdentity | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "view", b"view", "welcome", b"welcome"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "seal", b"seal", "view", b"view", "welcome", b"welcome"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "refusal", "beacon", "view", "ask", "goodbye", "welcome"] | None: ...
+    def HasField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "duplicate_identity", b"duplicate_identity", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "view", b"view", "welcome", b"welcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "duplicate_identity", b"duplicate_identity", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "seal", b"seal", "view", b"view", "welcome", b"welcome"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "refusal", "beacon", "view", "ask", "goodbye", "welcome", "duplicate_identity"] | None: ...
 
 Global___ControlMessage: typing_extensions.TypeAlias = ControlMessage
 
@@ -220,8 +224,11 @@ class Refusal(google.protobuf.message.Message):
 
     FIELDS_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    DUPLICATE_IDENTITY_FIELD_NUMBER: builtins.int
     reason: builtins.str
     """For refusals without fields: the link is a duplicate, or the peer was talking to itself."""
+    duplicate_identity: builtins.bool
+    """The receiver's identity is in use by another daemon, which was here first."""
     @property
     def fields(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Refusal.Field]: ...
     def __init__(
@@ -229,10 +236,25 @@ class Refusal(google.protobuf.message.Message):
         *,
         fields: collections.abc.Iterable[Global___Refusal.Field] | None = ...,
         reason: builtins.str = ...,
+        duplicate_identity: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["fields", b"fields", "reason", b"reason"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicate_identity", b"duplicate_identity", "fields", b"fields", "reason", b"reason"]) -> None: ...
 
 Global___Refusal: typing_extensions.TypeAlias = Refusal
+
+@typing.final
+class DuplicateIdentity(google.protobuf.message.Message):
+    """Sender: a peer that refused a second daemon with the receiver's identity. Trigger: that refusal.
+    Receiver: tells its operator.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___DuplicateIdentity: typing_extensions.TypeAlias = DuplicateIdentity
 
 @typing.final
 class Beacon(google.protobuf.message.Message):

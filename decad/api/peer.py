@@ -19,10 +19,10 @@ from torch.utils.data import default_collate
 from decad._proto.control_pb2 import StatusReply
 from decad.api.own import Collate, Indexed, Loss, OwnBatch, OwnData, OwnLoss, own_model, token_batch
 from decad.config import PeerConfig, RunSpec
-from decad.daemon import loading, process
 from decad.daemon import peer as daemon
+from decad.daemon import process
 from decad.daemon.events import Event, Listener, Listening, nobody
-from decad.data.local import data_seed
+from decad.daemon.inputs import Loaders, load_directory, load_files
 from decad.data.source import Source
 from decad.errors import ConfigError, first_cause
 from decad.model.trainable import TrainableModel
@@ -85,8 +85,7 @@ class Peer:
         self._daemon = daemon.Peer(
             spec,
             config,
-            load_model=self._load_model,
-            load_data=None if data is None else self._load_data,
+            loaders=Loaders(self._load_model, load_files if data is None else self._load_data),
             tell=self._tell,
         )
 
@@ -193,7 +192,7 @@ class Peer:
         if self._own_module is not None and self._loss is not None:
             self._model = own_model(self._own_module, self._loss, spec, config, device)
         else:
-            self._model = loading.load_directory(spec, config, device)
+            self._model = load_directory(spec, config, device)
             if self._loss is not None:
                 self._model.objective = OwnLoss(self._model.module, self._loss)
         return self._model
@@ -203,7 +202,7 @@ class Peer:
     ) -> Source:
         assert self._data is not None
         wrap = token_batch if self._loss is None else OwnBatch
-        return OwnData(self._data, self._held_out, self._collate, wrap, data_seed(seed, config.name))
+        return OwnData(self._data, self._held_out, self._collate, wrap, seed)
 
 
 def run(peer: Peer) -> None:

@@ -1,65 +1,53 @@
-"""Who is let in, and on whose terms: every new link passes here before it becomes a session."""
+"""Who is let in, and with which run spec: every new link passes here before it becomes a session."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from decad._proto import peer_pb2 as pb
 from decad.config import PROTOCOL_VERSION, RunSpec, is_loopback, split_address
-from decad.daemon.greeting import DuplicateError, RefusedError, greet
+from decad.daemon.context import PeerContext
+from decad.daemon.handshake import (
+    COPIED,
+    DuplicateError,
+    Handshake,
+    RefusedError,
+    SecondDaemonError,
+    shake_hands,
+)
+from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import Session
 from decad.membership.agreement import Adopt, Difference, Refuse, agree, parse_set_fields, parse_spec
+from decad.membership.suspicion import SUSPECT_FLOOR_S
+from decad.wire.numbers import uint64
 from decad.wire.transport import Link
 
 log = logging.getLogger("decad")
 
 
-@dataclass
-class Terms:
-    """The run spec as it stands: adopted from a peer at most until ``frozen``."""
-
-    spec: RunSpec
-    set_fields: frozenset[str]
-    frozen: bool = False
-
-
-@dataclass
-class Stranger:
-    """The other end of a link while it is greeted; what it says of itself is filled in as it comes."""
-
-    link: Link
-    dialled: str | None
-    """The address that we dialled; None when the other end did."""
-    peer: str = ""
-    """Its id, once it has said Hello."""
-    address: str = ""
-    """Where it may be dialled; empty if that is not known or cannot be."""
-
-
 class Admission:
-    """``session``: peer id -> the session that we have with it; ``adopted``: called when ``terms`` changed."""
+    """``sessions``: those there are, by peer id; ``adopted``: called when the run's settings changed."""
 
     def __init__(
         self,
-        peer_id: str,
-        name: str,
-        terms: Terms,
-        session: Callable[[str], Session | None],
+        context: PeerContext,
+        sessions: Mapping[str, Session],
+        neighbourhood: Neighbourhood,
         adopted: Callable[[], None],
     ) -> None:
-        self.terms = terms
         self.listening = ""
         """host:port of our own, to be told to others."""
         self.closed = False
         """Nobody is let in any more: this peer is leaving."""
         self.under_way = 0
-        """Links that are being greeted."""
-        self._peer_id, self._name = peer_id, name
-        self._session, self._adopted = session, adopted
+        """Handshakes that are not done."""
+        self._context, self._run = context, context.run
+        self._sessions, self._neighbourhood, self._adopted = sessions, neighbourhood, adopted
         self._instance = secrets.randbits(64)
         self._welcomed: Counter[str] = Counter()
 
@@ -67,64 +55,62 @@ class Admission:
         """Whether this end welcomed another link to ``peer``, which has not answered yet."""
         return self._welcomed[peer] > 0
 
-    async def admit(self, stranger: Stranger, step: int) -> pb.Hello:
-        """Greet; returns the other's Hello when both ends welcome the link. ``step``: the next one to take.
+    async def admit(self, handshake: Handshake, step: int) -> None:
+        """Return when both ends welcome the link. ``step``: the next one to take.
 
-        Raises what `greet` raises; the link is then the caller's to close.
+        Raises what `shake_hands` raises; the link is then the caller's to close.
         """
-        offered, verdicts = self.terms.spec, list[Adopt]()
+        offered, verdicts = self._run.spec, list[Adopt]()
         welcomed = False
 
-        def judge(theirs: pb.Hello) -> list[Difference]:
+        async def judge(theirs: pb.Hello) -> list[Difference]:
             nonlocal welcomed
-            stranger.peer = theirs.peer_id.hex()
-            stranger.address = stranger.dialled or _address_of(stranger.link, theirs)
-            differing = self._judge(stranger.link, offered, theirs, verdicts)
+            handshake.peer, handshake.hello = theirs.peer_id.hex(), theirs
+            handshake.address = handshake.dialled or _address_of(handshake.link, theirs)
+            differing = await self._judge(handshake, offered, verdicts)
             if not differing:
                 welcomed = True
-                self._welcomed[stranger.peer] += 1
+                self._welcomed[handshake.peer] += 1
             return differing
 
         self.under_way += 1
         try:
-            hello = await greet(stranger.link, self._hello(step), judge)
+            await shake_hands(handshake.link, self._hello(step), judge)
             if verdicts:
                 self._adopt(verdicts[0], offered)
-            elif offered is not self.terms.spec:
+            elif offered is not self._run.spec:
                 raise DuplicateError("this peer has just adopted another run spec; dial again")
-            return hello
         finally:
             self.under_way -= 1
             if welcomed:
-                self._welcomed[stranger.peer] -= 1
+                self._welcomed[handshake.peer] -= 1
 
-    def is_superfluous(self, link: Link, hello: pb.Hello) -> bool:
+    def is_superfluous(self, handshake: Handshake) -> bool:
         """Whether there is a session on a better link: of two that crossed, both ends keep that of the lower id."""
-        older = self._session(hello.peer_id.hex())
-        if older is None or older.hello.instance != hello.instance:
+        older = self._sessions.get(handshake.peer)
+        if older is None or older.hello.instance != handshake.hello.instance:
             return False
-        mine_is_lower = self._peer_id < hello.peer_id.hex()
-        return older.link.dialled == mine_is_lower and link.dialled != mine_is_lower
+        mine_is_lower = self._context.peer_id < handshake.peer
+        return older.link.dialled == mine_is_lower and handshake.link.dialled != mine_is_lower
 
-    def _judge(
-        self, link: Link, offered: RunSpec, hello: pb.Hello, verdicts: list[Adopt]
-    ) -> list[Difference]:
+    async def _judge(self, handshake: Handshake, offered: RunSpec, verdicts: list[Adopt]) -> list[Difference]:
+        await self._refuse_a_second_daemon(handshake)
         if self.closed:
             raise RefusedError("this peer is leaving")
-        if offered is not self.terms.spec:
+        if offered is not self._run.spec:
             raise DuplicateError("this peer has just adopted another run spec; dial again")
-        if self.is_superfluous(link, hello):
+        if self.is_superfluous(handshake):
             raise DuplicateError("there is a link between the two already")
-        peer = hello.peer_id.hex()
+        hello = handshake.hello
         verdict = agree(
             offered,
-            self.terms.set_fields,
-            self.terms.frozen,
-            self._peer_id,
+            self._run.set_fields,
+            self._run.frozen,
+            self._context.peer_id,
             parse_spec(hello.spec),
             parse_set_fields(hello.set_fields),
             hello.has_trained,
-            peer,
+            handshake.peer,
         )
         if isinstance(verdict, Refuse):
             return list(verdict.fields)
@@ -132,30 +118,51 @@ class Admission:
             verdicts.append(verdict)
         return []
 
-    def _adopt(self, verdict: Adopt, offered: RunSpec) -> None:
-        if verdict.spec == self.terms.spec:  # from another link, while this one was greeting
+    async def _refuse_a_second_daemon(self, handshake: Handshake) -> None:
+        """Raise SecondDaemonError if the peer is here already as another daemon that is alive.
+
+        One that was restarted has another instance too, but then its old link ends or stays silent.
+        """
+        peer, asked = handshake.peer, asyncio.get_running_loop().time()
+        older = self._sessions.get(peer)
+        if older is None or older.hello.instance == handshake.hello.instance:
             return
-        if self.terms.frozen or offered is not self.terms.spec:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SUSPECT_FLOOR_S):
+                while self._sessions.get(peer) is older and self._neighbourhood.last_seen(peer) <= asked:
+                    await self._neighbourhood.wait_change()
+        if self._sessions.get(peer) is older and self._neighbourhood.last_seen(peer) > asked:
+            where = f" (at {handshake.address})" if handshake.address else ""
+            raise SecondDaemonError(
+                f"Two daemons use the identity of peer {self._neighbourhood.label(peer)}. The one that was here first "
+                f"is kept, and the other{where} is refused. {COPIED}"
+            )
+
+    def _adopt(self, verdict: Adopt, offered: RunSpec) -> None:
+        run = self._run
+        if verdict.spec == run.spec:  # from another link, during this handshake
+            return
+        if run.frozen or offered is not run.spec:
             raise RefusedError("this peer has settled on a run spec meanwhile; dial again")
-        differing = self.terms.spec.differences(verdict.spec)
+        differing = run.spec.differences(verdict.spec)
         shown = ", ".join(f"{field} = {theirs}" for field, (_, theirs) in sorted(differing.items()))
         log.info("took the run's settings from a peer: %s", shown)
-        self.terms.spec, self.terms.set_fields = verdict.spec, verdict.set_fields
+        run.spec, run.set_fields = verdict.spec, verdict.set_fields
         self._adopted()
 
     def _hello(self, step: int) -> pb.Hello:
         host, port = split_address(self.listening)
         return pb.Hello(
             protocol_version=PROTOCOL_VERSION,
-            peer_id=bytes.fromhex(self._peer_id),
+            peer_id=bytes.fromhex(self._context.peer_id),
             instance=self._instance,
-            spec=self.terms.spec.canonical(),
-            set_fields=sorted(self.terms.set_fields),
-            step=step,
-            has_trained=self.terms.frozen,
+            spec=self._run.spec.canonical(),
+            set_fields=sorted(self._run.set_fields),
+            step=uint64(step),
+            has_trained=self._run.frozen,
             listen_port=port,
             listen_host="" if host in ("0.0.0.0", "::") else host,
-            name=self._name,
+            name=self._context.config.name,
         )
 
 

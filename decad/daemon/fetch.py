@@ -17,7 +17,8 @@ from decad.core.blocks import BlockPlan
 from decad.core.memory import bytes_of
 from decad.errors import DecadError, LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.wire import messages
-from decad.wire.counters import ByteCounter
+from decad.wire.counters import Traffic
+from decad.wire.numbers import uint64
 from decad.wire.reasons import printable
 from decad.wire.transport import Channel
 
@@ -42,7 +43,9 @@ class Donation(NamedTuple):
 class PartialBlock:
     """The chunks of a block that have come, perhaps from several donors of whom each failed: fp32 host tensor [n]."""
 
-    def __init__(self, elements: int) -> None:
+    def __init__(self, elements: int, came: Callable[[int], None] = lambda size: None) -> None:
+        """``came`` hears the bytes of each chunk that is taken in."""
+        self._came = came
         self.values = torch.empty(elements)
         self.digests = [b""] * math.ceil(elements / CHUNK_ELEMENTS)
         """SHA-256 of each chunk that is there."""
@@ -57,6 +60,7 @@ class PartialBlock:
         self.digests[index] = b""
         piece.copy_(messages.as_tensor(payload))
         self.digests[index] = digest
+        self._came(payload.nbytes)
 
 
 ReadBlock = Callable[[int], Awaitable[Donation]]
@@ -77,13 +81,11 @@ class _Serve(NamedTuple):
 class FetchPort:
     """The fetch channel of one link: serves the other end and asks it, one block at a time each way."""
 
-    def __init__(
-        self, channel: Channel, plan: BlockPlan, read: ReadBlock, sent: ByteCounter, received: ByteCounter
-    ) -> None:
+    def __init__(self, channel: Channel, plan: BlockPlan, read: ReadBlock, traffic: Traffic) -> None:
         self._channel = channel
         self._plan = plan
         self._read = read
-        self._sent, self._received = sent, received
+        self._traffic = traffic
         self._outgoing: asyncio.Queue[_Ask | _Serve] = asyncio.Queue(2)
         self._asking = asyncio.Lock()
         self._answer: asyncio.Queue[messages.FetchPart | None] | None = None
@@ -168,7 +170,7 @@ class FetchPort:
     async def _receive(self) -> None:
         while True:
             raw = await self._channel.receive()
-            self._received.count_fetch(len(raw))
+            self._traffic.received.count_fetch(len(raw))
             part = messages.parse_fetch(raw)
             if isinstance(part, messages.FetchChunk) or part.WhichOneof("kind") != "request":
                 if self._answer is not None:
@@ -196,7 +198,7 @@ class FetchPort:
         digests = await asyncio.to_thread(_digests, given.values)
         header = pb.FetchHeader(
             block=request.block,
-            step=given.step,
+            step=uint64(given.step),
             active=given.active,
             elements=given.values.numel(),
             sha256=digests,
@@ -207,7 +209,7 @@ class FetchPort:
 
     async def _put(self, message: bytes) -> None:
         await self._channel.send(message)
-        self._sent.count_fetch(len(message))
+        self._traffic.sent.count_fetch(len(message))
 
 
 def _span(index: int) -> slice:

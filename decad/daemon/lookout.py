@@ -6,8 +6,8 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from decad.config import PeerConfig, split_address
-from decad.daemon.admission import Terms
+from decad.config import split_address
+from decad.daemon.context import PeerContext
 from decad.errors import NetworkError
 from decad.membership.dialplan import DialPlan
 from decad.membership.interfaces import choose_interfaces, present_interfaces
@@ -18,15 +18,10 @@ class Lookout:
     """One peer's; ``unavailable`` hears why it cannot work, once, unless the operator named the interface."""
 
     def __init__(
-        self,
-        peer_id: str,
-        config: PeerConfig,
-        terms: Terms,
-        dials: DialPlan,
-        unavailable: Callable[[NetworkError], None],
+        self, context: PeerContext, dials: DialPlan, unavailable: Callable[[NetworkError], None]
     ) -> None:
-        self._peer_id, self._config, self._terms, self._dials = peer_id, config, terms, dials
-        self._unavailable = unavailable
+        self._peer_id, self._config, self._settings = context.peer_id, context.config, context.run
+        self._dials, self._unavailable = dials, unavailable
         self._discovery: Discovery | None = None
         self.state = "off"
         """For the operator: off, on which interfaces, or unavailable."""
@@ -48,19 +43,19 @@ class Lookout:
         host, port = split_address(listening)
         host = await _numeric(host)
         where = choose_interfaces(self._config.interface, host, present_interfaces())
-        run = self._terms.spec.run
+        run = self._settings.spec.run
         self._discovery = Discovery(self._peer_id, port, run, where, self._on_mdns, any_run=self._any_run)
         self.state = f"on {', '.join(where.interfaces)}"
         await self._discovery.run()
 
-    def terms_changed(self) -> None:
+    def settings_changed(self) -> None:
         """Look for the peers of the run that it is now."""
         if self._discovery is not None:
-            self._discovery.update_run(self._terms.spec.run, any_run=self._any_run)
+            self._discovery.update_run(self._settings.spec.run, any_run=self._any_run)
 
     @property
     def _any_run(self) -> bool:
-        return "run" not in self._terms.set_fields and not self._terms.frozen
+        return "run" not in self._settings.set_fields and not self._settings.frozen
 
     def _on_mdns(self, event: Found | Lost) -> None:
         if isinstance(event, Lost):

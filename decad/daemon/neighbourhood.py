@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from decad.core.overlay import neighbours
-from decad.daemon.admission import Terms
+from decad.daemon.context import PeerContext
 from decad.membership.edges import mixing_edges
 from decad.membership.identity import short_id
 from decad.membership.table import PeerTable, State
 
 
 class Neighbourhood:
-    """Answers from the peer table. ``me``: own id; ``name``: own, empty without one."""
+    """Answers from the peer table."""
 
-    def __init__(self, me: str, name: str, terms: Terms, table: PeerTable) -> None:
-        self._me, self._name, self._terms, self._table = me, name, terms, table
+    def __init__(self, context: PeerContext, table: PeerTable) -> None:
+        self._me, self._name, self._run = context.peer_id, context.config.name, context.run
+        self._table = table
         self.changed = asyncio.Event()
         """Set to end every `wait_change`."""
 
@@ -27,7 +28,7 @@ class Neighbourhood:
     def edges(self) -> frozenset[str]:
         """Neighbours to mix with in the next step."""
         views = {p.id: p.view for p in self._table.peers if p.state is State.ALIVE}
-        overlay = self._terms.spec.overlay
+        overlay = self._run.spec.overlay
         return mixing_edges(self._me, overlay, self._names(), self._table.mixing, views)
 
     def highest_step(self) -> int | None:
@@ -47,11 +48,15 @@ class Neighbourhood:
         """Whether a neighbour to mix with has yet to take the step before ``step``."""
         return any(self._table[peer].step < step for peer in self.edges())
 
+    def last_seen(self, peer: str) -> float:
+        """When a peer that was met gave the last sign of life, on the loop's clock."""
+        return self._table[peer].last_seen
+
     @property
     def known_to_neighbours(self) -> bool:
         """Whether all that train and that the overlay joins us with, as we see it, see it so too."""
         members = {*self._table.mixing, self._me}
-        return self.edges() == neighbours(self._terms.spec.overlay, members, self._me, self._names())
+        return self.edges() == neighbours(self._run.spec.overlay, members, self._me, self._names())
 
     @property
     def ready(self) -> int:
@@ -64,8 +69,13 @@ class Neighbourhood:
         return self._table.ready == self._table.mixing
 
     def name_of(self, peer: str) -> str:
-        """Name or short id, for people."""
+        """The name that its operator gave it; the short id of one without a name."""
         return (self._table[peer].name if peer in self._table else "") or short_id(peer)
+
+    def label(self, peer: str) -> str:
+        """For the operator: anybody may choose any name, so the short id stands beside it."""
+        name = self.name_of(peer)
+        return name if name == short_id(peer) else f"{name} ({short_id(peer)})"
 
     def _names(self) -> dict[str, str]:
         names = {p.id: p.name for p in self._table.peers if p.name}

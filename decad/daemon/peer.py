@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,25 +14,26 @@ import torch
 from decad._proto.control_pb2 import StatusReply
 from decad.config import PeerConfig, RunSpec
 from decad.daemon.compute import ComputeThread
+from decad.daemon.context import PeerContext
 from decad.daemon.control import control_service
 from decad.daemon.device import choose_device
 from decad.daemon.events import Listener, Listening, nobody
 from decad.daemon.exchange import Exchange
 from decad.daemon.exposure import check_exposure, half_hidden
 from decad.daemon.fetch import Donation
-from decad.daemon.loading import DataLoader, Loaded, ModelLoader, load, load_directory, load_files
+from decad.daemon.inputs import Loaders
+from decad.daemon.loading import Loaded, load
 from decad.daemon.network import Network
-from decad.daemon.progress import Activity, Notices, Progress
+from decad.daemon.progress import Activity, Progress
 from decad.daemon.service import ServiceManager
 from decad.daemon.settling import linger, settle
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
 from decad.daemon.watchdog import Watchdog
+from decad.data.local import data_seed
 from decad.errors import DecadError, PeerError
-from decad.membership.identity import load_or_create
 from decad.paths import control_socket
 from decad.state.lock import StateLock
-from decad.wire.counters import ByteCounter
 from decad.wire.grpc_transport import GrpcTransport
 from decad.wire.sealed import SealedTransport
 from decad.wire.transport import Transport
@@ -49,21 +51,19 @@ class Peer:
         spec: RunSpec,
         config: PeerConfig,
         transport: Transport | None = None,
-        load_model: ModelLoader | None = None,
-        load_data: DataLoader | None = None,
+        loaders: Loaders = Loaders(),  # noqa: B008  # immutable
         tell: Listener = nobody,
         service: ServiceManager | None = None,
     ) -> None:
         self._spec, self._config = spec, config
         self._service = service or ServiceManager()
         self._transport = SealedTransport(transport or GrpcTransport())
-        self._load_model = load_model or load_directory
-        self._load_data = load_data or load_files
+        self._loaders = loaders
         self._tell = tell
         self._stop = asyncio.Event()
         self._trainer: Trainer | None = None
         self._board: StatusBoard | None = None
-        self._progress, self._notices = Progress(tell), Notices(tell)
+        self._progress = Progress(tell)
         self.abandoned = False
         """Whether the compute thread is left with a call that nobody waits for: stopped while loading or in a step."""
 
@@ -100,16 +100,7 @@ class Peer:
 
     async def _load_and_train(self, device: torch.device, compute: ComputeThread) -> None:
         loading = asyncio.ensure_future(
-            load(
-                self._spec,
-                self._config,
-                device,
-                compute,
-                self._load_model,
-                self._load_data,
-                self._progress,
-                self._notices,
-            )
+            load(self._spec, self._config, device, compute, self._loaders, self._progress)
         )
         stop = asyncio.ensure_future(self._stop.wait())
         try:
@@ -124,68 +115,31 @@ class Peer:
             log.info("stopped before it took a step: there is nothing to save")
 
     async def _train(self, device: torch.device, compute: ComputeThread, loaded: Loaded) -> None:
-        config, model, checkpoint, terms = self._config, loaded.model, loaded.checkpoint, loaded.terms
-        seed, data = terms.spec.seed, loaded.data
-        identity = load_or_create(config.state_dir)
-        sent, received = ByteCounter(), ByteCounter()
-        exchange = Exchange(terms.spec, sent, received)
-        network = Network(
-            identity,
-            config,
-            terms,
-            model.plan,
-            self._transport,
-            exchange,
-            self._donate,
-            sent,
-            received,
-            self._notices,
-        )
-        self._board = board = StatusBoard(
-            identity.peer_id,
-            config,
-            model.plan,
-            self._progress,
-            self._notices,
-            network,
-            exchange,
-            sent,
-            received,
-            device,
-        )
-        if checkpoint is not None:
-            network.remember(checkpoint.run.peers)
+        config, run = self._config, loaded.run
+        context = PeerContext(loaded.identity, config, run, loaded.model.plan, self._progress)
+        exchange = Exchange(run.spec, context.traffic.sent, context.traffic.received)
+        network = Network(context, self._transport, exchange, self._donate)
+        self._board = board = StatusBoard(context, network, exchange, device)
+        network.remember(loaded.peers)
         await network.listen()
         try:
-            log.info("peer %s listens on %s", identity.peer_id[:8], network.listening)
+            log.info("peer %s listens on %s", context.peer_id[:8], network.listening)
             self._tell(Listening(network.listening))
             if hidden := half_hidden(config):
-                network.notice(hidden)
+                self._progress.notice(hidden)
+            seed = run.spec.seed
             async with _beside(network.run(), _report(board)):
                 try:
-                    await settle(network, config, self._progress, self._stop, checkpoint is not None)
+                    # A peer that has taken no step yet may still learn that it cannot reach anybody.
+                    began = loaded.resumed is not None and loaded.resumed.step > 0
+                    await settle(network, config, self._progress, self._stop, began)
                     if self._stop.is_set():
                         log.info("stopped before it took a step: there is nothing to save")
                     else:
                         network.freeze()
-                        if terms.spec.seed != seed:
-                            data = await compute.run(
-                                self._load_data, terms.spec.seed, config, model, self._progress.wait_for
-                            )
-                        self._trainer = Trainer(
-                            terms.spec,
-                            terms.set_fields,
-                            config,
-                            model,
-                            data,
-                            compute,
-                            exchange,
-                            network,
-                            loaded.store,
-                            checkpoint,
-                            self._progress,
-                            self._notices,
-                        )
+                        if run.spec.seed != seed:
+                            loaded = await self._drawn_anew(loaded, compute)
+                        self._trainer = Trainer(context, loaded, compute, exchange, network)
                         await self._trainer.run()
                         await linger(network, self._progress, self._stop)
                     await network.farewell("it was stopped" if self._stop.is_set() else "it is done")
@@ -195,14 +149,22 @@ class Peer:
         finally:
             await self._transport.close()
 
+    async def _drawn_anew(self, loaded: Loaded, compute: ComputeThread) -> Loaded:
+        """The data in the order of the seed that this peer adopted."""
+        seed = data_seed(loaded.run.spec.seed, loaded.drawn_by)
+        data = await compute.run(
+            self._loaders.data, seed, self._config, loaded.model, self._progress.wait_for
+        )
+        return replace(loaded, data=data)
+
     def _stuck(self, text: str) -> None:
-        self._notices.add(text)
+        self._progress.notices.add(text)
 
     def status(self) -> StatusReply:
         """What `decad status` is told."""
         if self._board is not None:
             return self._board.reply()
-        return loading_reply(self._config, self._spec.run, self._progress, self._notices)
+        return loading_reply(self._config, self._spec.run, self._progress)
 
     def _line(self) -> str:
         if self._board is not None:

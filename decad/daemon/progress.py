@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -10,6 +11,8 @@ from enum import StrEnum
 from statistics import fmean
 
 from decad.daemon.events import Listener, Noticed, nobody
+
+log = logging.getLogger("decad")
 
 SMOOTHED = 20
 """Steps over which loss and times are averaged."""
@@ -37,8 +40,11 @@ class Progress:
 
     tell: Listener = nobody
     """Of what changes them."""
+    notices: Notices = field(init=False)
     activity: Activity = Activity.STARTING
     waiting_for: str = ""
+    work: int = 0
+    """Pieces of long work done: chunks fetched, batches evaluated."""
     step: int = 0
     steps_taken: int = 0
     steps_incomplete: int = 0
@@ -53,14 +59,22 @@ class Progress:
     exchange_times: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
     step_tokens: deque[int] = field(default_factory=lambda: deque(maxlen=SMOOTHED))
 
+    def __post_init__(self) -> None:
+        self.notices = Notices(self.tell)
+
     def wait_for(self, text: str) -> None:
         """Say what is waited for."""
         self.waiting_for = text
 
+    def notice(self, text: str) -> None:
+        """Tell the operator of something that went wrong and was survived, in the log and the status."""
+        if self.notices.add(text):
+            log.warning(text)
+
     @property
     def pulse(self) -> tuple[object, ...]:
         """Changes while the daemon gets on."""
-        return self.activity, self.step, self.waiting_for, self.held_out_step
+        return self.activity, self.step, self.waiting_for, self.held_out_step, self.work
 
     @property
     def patience_s(self) -> float:

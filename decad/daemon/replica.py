@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from decad.config import RunSpec
+from torch import Tensor
+
 from decad.core.schedule import Position, Schedule
 from decad.daemon.compute import ComputeThread
 from decad.daemon.fetch import Donation
@@ -14,10 +15,21 @@ from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.daemon.saver import Saver
 from decad.errors import PeerError
 from decad.model.trainable import TrainableModel
-from decad.state.checkpoint import ActiveState, Checkpoint, TrainedBlock
+from decad.state.checkpoint import ActiveState, TrainedBlock
 
 
-class _Resumed(NamedTuple):
+class Resumed(NamedTuple):
+    """What a checkpoint says of the blocks."""
+
+    phases: Mapping[int, int]
+    """Block -> the last phase in which it was trained here or fetched."""
+    active: ActiveState | None
+    """Of the block that was active, read from the disk."""
+    step: int
+    """The next one to take."""
+
+
+class _Unfinished(NamedTuple):
     """The active block of a checkpoint, until its phase goes on or is seen to have passed."""
 
     phase: int
@@ -25,19 +37,17 @@ class _Resumed(NamedTuple):
 
 
 class Replica:
-    """Changes the model between steps; tells ``saver`` which blocks changed."""
+    """Changes the model between steps; tells ``saver`` which blocks changed. All of it is done beside the loop."""
 
     def __init__(
         self,
-        spec: RunSpec,
         schedule: Schedule,
         rule: TrainingRule,
         model: TrainableModel,
         compute: ComputeThread,
         saver: Saver,
-        checkpoint: Checkpoint | None,
+        resumed: Resumed | None = None,
     ) -> None:
-        self._inner_steps, self._seed = spec.inner_steps, spec.seed
         self._schedule, self._rule = schedule, rule
         self._model, self._compute, self._saver = model, compute, saver
         self.active: ActiveBlock | None = None
@@ -49,22 +59,22 @@ class Replica:
         """Of ``active``."""
         self._phases: dict[int, int] = {}
         """Block -> the last phase in which it was trained here or fetched."""
-        self._resumed: _Resumed | None = None
-        if checkpoint is not None:
-            self._phases = dict(checkpoint.phases)
-            if (state := checkpoint.active()) is not None:
-                self._resumed = _Resumed(schedule.position(checkpoint.run.step).phase, state)
+        self._unfinished: _Unfinished | None = None
+        if resumed is not None:
+            self._phases = dict(resumed.phases)
+            if resumed.active is not None:
+                self._unfinished = _Unfinished(schedule.position(resumed.step).phase, resumed.active)
 
     async def enter(self, position: Position) -> ActiveBlock | None:
         """Make the block of this phase active, if it is not. Returns it when its phase begins here."""
         if self.active is not None and position.phase == self._phase:
             return None
         await self.leave()
-        resumed, self._resumed = self._resumed, None
-        if resumed is not None and resumed.phase != position.phase:
-            await self._changed(resumed.state.block, resumed.phase)
-            resumed = None
-        continued = resumed.state if resumed else None
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None and unfinished.phase != position.phase:
+            await self._changed(unfinished.state.block, unfinished.phase)
+            unfinished = None
+        continued = unfinished.state if unfinished else None
         block = self._model.plan[position.block]
         async with self._still:
             self.active = await self._compute.run(ActiveBlock, self._model, block, self._rule, continued)
@@ -77,30 +87,44 @@ class Replica:
             return
         index = self.active.block.index
         # The phase's last step, wherever this peer left it: the noise of rounding is the same at all peers.
-        last = (self._phase + 1) * self._inner_steps - 1
+        last = (self._phase + 1) * self._schedule.inner_steps - 1
         async with self._still:
             self.active = None
-            await self._compute.run(self._model.deactivate, seed=self._seed, step=last)
+            await self._compute.run(self._model.deactivate, seed=self._schedule.seed, step=last)
         await self._changed(index, self._phase)
 
     def missed(self, step: int) -> list[int]:
         """Blocks that changed among the neighbours, who are at ``step``, in phases of which this peer has nothing."""
-        mine = dict(self._phases)
-        if self._resumed is not None:
-            mine[self._resumed.state.block] = self._resumed.phase
         latest = self._schedule.latest_phases(step)
-        return [block for block, phase in latest.items() if mine.get(block, -1) < phase]
+        return [block for block, phase in latest.items() if self._held_phase(block) < phase]
 
-    async def take(self, block: int, donation: Donation) -> None:
-        """Put a donor's copy of a block in the place of one's own."""
-        if self._resumed is not None and self._resumed.state.block == block:
-            self._resumed = None  # its phase has passed: this copy is newer
-        async with self._still:
-            await self._compute.run(self._model.set_block, block, donation.values)
+    def _held_phase(self, block: int) -> int:
+        """The last phase in which a block was trained here or fetched; -1 for none."""
+        if self._is_active(block):
+            return self._phase
+        if self._unfinished is not None and self._unfinished.state.block == block:
+            return self._unfinished.phase
+        return self._phases.get(block, -1)
+
+    async def take(self, block: int, donation: Donation) -> bool:
+        """Put a donor's copy of a block in the place of one's own, if it is newer and not being trained here by now.
+
+        Returns whether it was. Whoever stops waiting leaves no block half written.
+        """
+        return await asyncio.shield(self._take(block, donation))
+
+    async def _take(self, block: int, donation: Donation) -> bool:
         here = self._schedule.position(donation.step)
         active = here.block == block and donation.active
         phase = here.phase if active else self._schedule.last_phase(block, donation.step)
-        await self._changed(block, phase if phase is not None else -1)
+        async with self._still:
+            if self._is_active(block) or phase is None or phase <= self._held_phase(block):
+                return False
+            if self._unfinished is not None and self._unfinished.state.block == block:
+                self._unfinished = None  # its phase has passed
+            await self._compute.run(self._model.set_block, block, donation.values)
+        await self._changed(block, phase)
+        return True
 
     async def donate(self, block: int, step: Callable[[], int]) -> Donation:
         """A copy of a block, for a joiner; ``step``: the next one to take. Raises PeerError."""
@@ -110,10 +134,10 @@ class Replica:
             if not self._is_active(block):
                 # Beside the step, not between two: the donor is not held up, nor the joiner.
                 values = await asyncio.to_thread(self._model.block, block)
-                resumed = self._resumed
+                unfinished = self._unfinished
                 here = (block, self._schedule.position(step()).phase)
                 # What this peer came back with in the middle of the phase is about to be active again.
-                again = resumed is not None and (resumed.state.block, resumed.phase) == here
+                again = unfinished is not None and (unfinished.state.block, unfinished.phase) == here
                 return Donation(values, step(), again)
         async with self.whole_steps:
             # Not on the compute thread, where the next gradient may be under way; it changes nothing.
@@ -128,10 +152,13 @@ class Replica:
         if self.active is not None:
             # Not on the compute thread, where an abandoned gradient may be under way; it changes none of these.
             return await self._saver.on_io_thread(self.active.saved)
-        return self._resumed.state if self._resumed is not None else None
+        return self._unfinished.state if self._unfinished is not None else None
 
     async def _changed(self, block: int, phase: int) -> None:
         self._phases[block] = phase
-        values = await self._compute.run(self._model.block, block)
+        values = await self._compute.run(self._inactive, block)
+        self._saver.changed(block, TrainedBlock(values, phase))
+
+    def _inactive(self, block: int) -> Tensor:
         # An inactive block is held in the load dtype, so that dtype loses nothing.
-        self._saver.changed(block, TrainedBlock(values.to(self._model.dtype), phase))
+        return self._model.block(block).to(self._model.dtype)

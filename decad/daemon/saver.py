@@ -22,7 +22,7 @@ class Saver:
         self._io = ThreadPoolExecutor(1, "io")
         self._writing: asyncio.Future[StateError | None] | None = None
         self._unsaved: dict[int, TrainedBlock] = {}
-        self._requests: list[asyncio.Future[int]] = []
+        self._requests: list[asyncio.Future[int | None]] = []
         self._due = self._failing = self._closed = False
 
     def changed(self, index: int, block: TrainedBlock) -> None:
@@ -81,31 +81,42 @@ class Saver:
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    def request(self) -> asyncio.Future[int] | None:
-        """A future checkpoint's step, once `answer` was called; None when no other checkpoint comes."""
+    async def requested(self) -> int | None:
+        """Wait for the next checkpoint that `answer` has written; its step, or None when no other comes.
+
+        Raises StateError if it could not be written. Whoever waits may go away: nobody else notices.
+        """
         if self._closed:
             return None
-        request: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        request: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._requests.append(request)
-        return request
+        return await asyncio.shield(request)
 
     async def answer(self, save: Callable[[], Awaitable[int]]) -> None:
         """If anybody asked for a checkpoint, have ``save`` write one, and tell them its step or its error."""
         if not self._requests:
             return
+        # Who asks from now on wants what is trained until then.
+        asked, self._requests = self._requests, []
         try:
             step = await save()
         except StateError as error:
-            for request in self._requests:
+            for request in asked:
                 request.set_exception(error)
+        except BaseException:
+            self._requests = asked + self._requests  # `close` tells them
+            raise
         else:
-            for request in self._requests:
+            for request in asked:
                 request.set_result(step)
-        self._requests.clear()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what is being written and end the thread."""
         self._closed = True
         for request in self._requests:
-            request.cancel()
-        self._io.shutdown(wait=True)
+            request.set_result(None)
+        self._requests.clear()
+        try:
+            await self.ready()
+        finally:
+            self._io.shutdown(wait=False)

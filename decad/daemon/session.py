@@ -10,12 +10,14 @@ from typing import Any, Protocol
 from decad._proto import peer_pb2 as pb
 from decad.daemon.exchange import Exchange, Neighbour
 from decad.daemon.fetch import FetchPort
+from decad.daemon.handshake import Handshake
 from decad.errors import LinkClosed, PeerError, ProtocolError
 from decad.membership.table import Stage
-from decad.wire.counters import ByteCounter
+from decad.wire.counters import Traffic
 from decad.wire.messages import decode_control, encode_control
+from decad.wire.numbers import uint64
 from decad.wire.reasons import printable
-from decad.wire.transport import Buffer, Channel, Link
+from decad.wire.transport import Buffer, Channel
 
 BEACON_S = 0.5
 """Longest time between two beacons."""
@@ -28,8 +30,8 @@ QUEUE = 64
 """Control messages waiting for a link: it is closed when a peer takes in none of so many."""
 
 
-class Surroundings(Protocol):
-    """What a session tells the network, and learns from it."""
+class SessionListener(Protocol):
+    """Hears what comes on a session, and says what its beacons tell."""
 
     step: int
     stage: Stage
@@ -37,10 +39,11 @@ class Surroundings(Protocol):
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None: ...
     def heard_view(self, peer: str, view: pb.View) -> None: ...
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None: ...
-    def overheard(self, peer: str) -> None: ...
+    def heard_duplicate_identity(self, peer: str) -> None: ...
+    def seen(self, peer: str) -> None: ...
 
 
-class Overheard:
+class ObservedChannel:
     """A channel that tells of each message that comes."""
 
     def __init__(self, channel: Channel, tell: Callable[[], None]) -> None:
@@ -58,18 +61,15 @@ class Session:
 
     def __init__(
         self,
-        peer: str,
-        link: Link,
-        hello: pb.Hello,
-        network: Surroundings,
+        handshake: Handshake,
+        listener: SessionListener,
         exchange: Exchange,
         fetch: FetchPort,
-        sent: ByteCounter,
-        received: ByteCounter,
+        traffic: Traffic,
     ) -> None:
-        self.peer, self.link, self.hello, self.fetch = peer, link, hello, fetch
-        self._network, self._exchange = network, exchange
-        self._sent, self._received = sent, received
+        self.peer, self.link, self.hello = handshake.peer, handshake.link, handshake.hello
+        self.fetch = fetch
+        self._listener, self._exchange, self._traffic = listener, exchange, traffic
         self._outgoing: asyncio.Queue[pb.ControlMessage] = asyncio.Queue(QUEUE)
         self._sequence = 0
         self._sent_at: dict[int, float] = {}
@@ -83,7 +83,7 @@ class Session:
 
     async def run(self) -> None:
         """Raises PeerError: LinkClosed in the end, or what the peer did wrong."""
-        blocks = Overheard(self.link.blocks, lambda: self._network.overheard(self.peer))
+        blocks = ObservedChannel(self.link.blocks, lambda: self._listener.seen(self.peer))
         neighbour = self._neighbour = self._exchange.attach(
             self.peer, lambda phase: self.tell(pb.ControlMessage(ask=pb.Ask(phase=phase)))
         )
@@ -164,7 +164,7 @@ class Session:
     async def _put(self, message: pb.ControlMessage) -> None:
         raw = encode_control(message)
         await self.link.control.send(raw)
-        self._sent.count(len(raw))
+        self._traffic.sent.count(len(raw))
 
     def _beacon(self) -> pb.ControlMessage:
         now = asyncio.get_running_loop().time()
@@ -172,19 +172,22 @@ class Session:
         self._beaconed = self._sent_at[self._sequence] = now
         self._sent_at.pop(self._sequence - BEACONS_REMEMBERED, None)
         beacon = pb.Beacon(
-            sequence=self._sequence, step=self._network.step, stage=pb.Stage.ValueType(self._network.stage)
+            sequence=self._sequence,
+            step=uint64(self._listener.step),
+            stage=pb.Stage.ValueType(self._listener.stage),
         )
         if self._heard is not None:
             beacon.echo_sequence = self._heard[0]
-            beacon.echo_age_us = int((now - self._heard[1]) * 1e6)
+            beacon.echo_age_us = uint64(int((now - self._heard[1]) * 1e6))
         return pb.ControlMessage(beacon=beacon)
 
     async def _read_control(self, neighbour: Neighbour) -> None:
         loop = asyncio.get_running_loop()
         handlers: dict[str, Callable[[pb.ControlMessage], None]] = {
-            "view": lambda m: self._network.heard_view(self.peer, m.view),
+            "view": lambda m: self._listener.heard_view(self.peer, m.view),
             "ask": lambda m: self._exchange.asked(neighbour, m.ask.phase),
-            "goodbye": lambda m: self._network.heard_goodbye(self.peer, m.goodbye),
+            "goodbye": lambda m: self._listener.heard_goodbye(self.peer, m.goodbye),
+            "duplicate_identity": lambda m: self._listener.heard_duplicate_identity(self.peer),
         }
         while True:
             try:
@@ -192,7 +195,7 @@ class Session:
             except LinkClosed:
                 self._heard_out.set()
                 raise
-            self._received.count(len(raw))
+            self._traffic.received.count(len(raw))
             message = decode_control(raw)
             kind = message.WhichOneof("kind") or ""
             if kind == "beacon":
@@ -200,7 +203,7 @@ class Session:
                 self._heard = (beacon.sequence, loop.time())
                 sent_at = self._sent_at.pop(beacon.echo_sequence, None)
                 trip = None if sent_at is None else max(0.0, loop.time() - sent_at - beacon.echo_age_us / 1e6)
-                self._network.heard_beacon(self.peer, beacon, trip)
+                self._listener.heard_beacon(self.peer, beacon, trip)
             elif kind == "refusal":
                 raise PeerError(f"peer {self.peer[:8]} closed the link: {printable(message.refusal.reason)}")
             elif kind in handlers:

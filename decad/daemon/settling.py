@@ -54,7 +54,7 @@ async def settle(
                         "and that decad runs there; or start without --peers to be the first, or with "
                         "--min-peers 1 to wait for them."
                     )
-                network.notice(f"None of --peers can be reached: {unmet}. Training alone meanwhile.")
+                progress.notice(f"None of --peers can be reached: {unmet}. Training alone meanwhile.")
                 break
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):

@@ -13,39 +13,35 @@ import torch
 from decad import __version__
 from decad._proto import control_pb2 as pb
 from decad.config import PeerConfig
-from decad.core.blocks import BlockPlan
 from decad.core.schedule import Schedule, horizon
+from decad.daemon.context import PeerContext
 from decad.daemon.exchange import Exchange
 from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
 from decad.membership.table import State
 from decad.wire.counters import ByteCounter
+from decad.wire.numbers import sint64, uint64
 
 
 @dataclass
 class StatusBoard:
     """Everything a status is made of; read at any time, written by nobody here."""
 
-    peer_id: str
-    config: PeerConfig
-    plan: BlockPlan
-    progress: Progress
-    notices: Notices
+    context: PeerContext
     network: Network
     exchange: Exchange
-    sent: ByteCounter
-    received: ByteCounter
     device: torch.device
 
     def __post_init__(self) -> None:
         self._process = psutil.Process()
+        self.config, self.plan, self.progress = self.context.config, self.context.plan, self.context.progress
 
     def reply(self) -> pb.StatusReply:
         """The status now."""
-        spec, progress = self.network.terms.spec, self.progress
+        spec, progress, traffic = self.context.run.spec, self.progress, self.context.traffic
         return pb.StatusReply(
             version=__version__,
-            peer_id=self.peer_id,
+            peer_id=self.context.peer_id,
             name=self.config.name,
             run=spec.run,
             fingerprint=spec.fingerprint,
@@ -58,9 +54,9 @@ class StatusBoard:
             waiting_for=self.waiting_for(),
             progress=self._progress(),
             training=self._training(),
-            traffic=pb.Traffic(sent=_bytes(self.sent), received=_bytes(self.received)),
+            traffic=pb.Traffic(sent=_bytes(traffic.sent), received=_bytes(traffic.received)),
             neighbours=self._neighbours(),
-            notices=_noticed(self.notices),
+            notices=_noticed(progress.notices),
             uptime_s=time.time() - self._process.create_time(),
         )
 
@@ -69,21 +65,21 @@ class StatusBoard:
         if self.progress.waiting_for:
             return self.progress.waiting_for
         if self.progress.activity is Activity.TRAINING and (missing := self.exchange.waiting_for()):
-            who = ", ".join(sorted(self.network.neighbourhood.name_of(peer) for peer in missing))
+            who = ", ".join(sorted(self.network.neighbourhood.label(peer) for peer in missing))
             return f"the blocks of {who}, at most {self.exchange.last_deadline:.1f} s"
         return ""
 
     def _progress(self) -> pb.Progress:
-        spec, progress = self.network.terms.spec, self.progress
+        spec, progress = self.context.run.spec, self.progress
         schedule = Schedule(len(self.plan), spec.inner_steps, spec.order, spec.seed)
         position = schedule.position(progress.step)
         total = self.config.steps or horizon(spec.schedule) or 0
         left = max(0, total - progress.step)
         return pb.Progress(
-            step=progress.step,
+            step=uint64(progress.step),
             steps_total=total,
             percent=100.0 * min(1.0, progress.step / total) if total else 0.0,
-            round=position.round,
+            round=uint64(position.round),
             block=position.block,
             block_name=self.plan[position.block].name,
             blocks_total=len(self.plan),
@@ -97,7 +93,7 @@ class StatusBoard:
         return pb.Training(
             loss=p.loss,
             held_out_loss=p.held_out_loss,
-            held_out_step=p.held_out_step,
+            held_out_step=uint64(p.held_out_step),
             first_held_out_loss=p.first_held_out_loss,
             learning_rate=p.learning_rate,
             tokens_per_s=p.tokens_per_s,
@@ -108,7 +104,7 @@ class StatusBoard:
             device_memory_bytes=torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0,
             steps_taken=p.steps_taken,
             steps_incomplete=p.steps_incomplete,
-            steps_skipped=p.steps_skipped,
+            steps_skipped=uint64(p.steps_skipped),
             deadline_s=self.exchange.last_deadline,
         )
 
@@ -144,8 +140,8 @@ class StatusBoard:
             found=self.network.found(peer_id),
             state=peer.state.value,
             mixing_weight=figures.weight if figures else 0.0,
-            step=peer.step,
-            step_lag=peer.step - self.progress.step,
+            step=uint64(peer.step),
+            step_lag=sint64(peer.step - self.progress.step),
             round_trip_ms=peer.round_trip_s * 1e3 if there and peer.round_trip_s is not None else -1,
             sent_mb_per_s=figures.sent_meter.per_second() / 1e6 if figures else 0.0,
             received_mb_per_s=figures.received_meter.per_second() / 1e6 if figures else 0.0,
@@ -189,7 +185,7 @@ def _noticed(notices: Notices) -> list[pb.Notice]:
     return [pb.Notice(age_s=time.monotonic() - at, text=text) for at, text in notices.entries]
 
 
-def loading_reply(config: PeerConfig, run: str, progress: Progress, notices: Notices) -> pb.StatusReply:
+def loading_reply(config: PeerConfig, run: str, progress: Progress) -> pb.StatusReply:
     """The status while the model is being loaded, when there is little to tell yet."""
     process = psutil.Process()
     return pb.StatusReply(
@@ -207,6 +203,6 @@ def loading_reply(config: PeerConfig, run: str, progress: Progress, notices: Not
             first_held_out_loss=math.nan,
             memory_bytes=process.memory_info().rss,
         ),
-        notices=_noticed(notices),
+        notices=_noticed(progress.notices),
         uptime_s=time.time() - process.create_time(),
     )

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import reduce
-from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from decad.config import PeerConfig, RunSpec
-from decad.core.batch import Score
 from decad.core.schedule import Position, Schedule
 from decad.daemon.compute import ComputeThread
-from decad.daemon.events import Evaluated, Finished, PhaseBegun, StepTaken
+from decad.daemon.context import PeerContext
+from decad.daemon.evaluation import Evaluation
+from decad.daemon.events import Finished, PhaseBegun, StepTaken
 from decad.daemon.exchange import Exchange, describe
-from decad.daemon.fetch import Donation, FetchPort
-from decad.daemon.gathering import Gathering
-from decad.daemon.neighbourhood import Neighbourhood
+from decad.daemon.fetch import Donation
+from decad.daemon.interrupt import unless_set
+from decad.daemon.loading import DRAWN_BY, Loaded
+from decad.daemon.network import Network
 from decad.daemon.phase import TrainingRule
-from decad.daemon.progress import Activity, Notices, Progress
+from decad.daemon.progress import Activity
 from decad.daemon.replica import Replica
 from decad.daemon.saver import Saver
+from decad.daemon.transfer import StateTransfer
 from decad.data.position import DataPosition
-from decad.data.source import Source
 from decad.errors import OperatorError, StateError
 from decad.membership.table import Stage
-from decad.model.trainable import TrainableModel
-from decad.state.checkpoint import Checkpoint, CheckpointStore
-from decad.state.manifest import KnownPeer, RunRecord
+from decad.state.manifest import RunRecord
 
 log = logging.getLogger("decad")
 
@@ -39,60 +35,34 @@ KNOWN_S = 2.0
 """How long the first step waits for those who begin too, and for the neighbours' views. If two of them cannot reach
 each other, as in networks where not everybody reaches everybody, views go on differing."""
 
-T = TypeVar("T")
-
-
-class Surroundings(Protocol):
-    """What the trainer asks of the network."""
-
-    neighbourhood: Neighbourhood
-
-    def donors(self) -> dict[str, FetchPort]:
-        """Peers within a step of the furthest, who can give blocks."""
-        ...
-
-    def announce(self, step: int, stage: Stage) -> None:
-        """Tell the neighbours where this peer is."""
-        ...
-
-    def known_peers(self) -> tuple[KnownPeer, ...]:
-        """Where peers were met."""
-        ...
-
 
 class Trainer:
     """Trains this peer's copy until ``config.steps`` or `stop`."""
 
     def __init__(
         self,
-        spec: RunSpec,
-        set_fields: frozenset[str],
-        config: PeerConfig,
-        model: TrainableModel,
-        data: Source,
+        context: PeerContext,
+        loaded: Loaded,
         compute: ComputeThread,
         exchange: Exchange,
-        network: Surroundings,
-        store: CheckpointStore,
-        checkpoint: Checkpoint | None,
-        progress: Progress,
-        notices: Notices,
+        network: Network,
     ) -> None:
-        self.spec, self._set_fields, self._config = spec, set_fields, config
-        self.schedule = Schedule(len(model.plan), spec.inner_steps, spec.order, spec.seed)
-        self._rule = TrainingRule(spec)
-        self._model, self._data, self._compute = model, data, compute
+        self._context, self._config, self.spec = context, context.config, context.run.spec
+        self.progress = context.progress
+        self.schedule = Schedule(len(context.plan), self.spec.inner_steps, self.spec.order, self.spec.seed)
+        self._rule = TrainingRule(self.spec)
+        self._model, self._data, self._compute = loaded.model, loaded.data, compute
         self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
-        self.progress, self._notices = progress, notices
         self._stopping = asyncio.Event()
-        self._saver = Saver(store, self.notice)
-        self._replica = Replica(spec, self.schedule, self._rule, model, compute, self._saver, checkpoint)
+        self._saver = Saver(loaded.store, self.progress.notice)
+        self._replica = Replica(self.schedule, self._rule, loaded.model, compute, self._saver, loaded.resumed)
+        self._transfer = StateTransfer(context, self.schedule, self._replica, network, self._stopping)
+        self._evaluation = Evaluation(
+            self._config, loaded.model, loaded.data, compute, self.progress, self._stopping
+        )
         self._missing = ""
         """What was said of who was missing from the last step."""
-        self._position = DataPosition()
-        if checkpoint is not None:
-            self.progress.step = checkpoint.run.step
-            self._position = DataPosition.from_dict(checkpoint.run.data)
+        self._drawn_by, self._position = loaded.drawn_by, loaded.position
 
     @property
     def step(self) -> int:
@@ -111,25 +81,29 @@ class Trainer:
 
     async def run(self) -> None:
         """Train. Raises OperatorError when this machine's operator must act."""
+        refreshing = asyncio.create_task(self._transfer.refresh(self._saver.due))
         try:
-            await self._evaluate()
-            await self._join()
+            await self._evaluation.run()
+            await self._transfer.catch_up(self._keep)
             await self._wait_for_peers()
             if self._phases_behind():  # who trained before was not here yet, or had not said so
                 self._network.announce(self.progress.step, Stage.AWAY)
-                await self._join()
+                await self._transfer.catch_up(self._keep)
             while not self._stopping.is_set() and not self._finished():
-                self._skip_ahead()
+                await self._keep_up()
                 if (entered := await self._replica.enter(self.position)) is not None:
                     self._exchange.begin_phase(self.position.phase, entered.block.index, entered.coding)
+                    self._transfer.phase_begins()
                     here, block = self.position, entered.block
                     self.progress.tell(PhaseBegun(here.step, here.round, block.index, block.name))
                 if self._due_evaluation():
-                    await self._evaluate()
+                    await self._evaluation.run()
                 await self._step()
                 await self._saver.answer(self._save)
+                if refreshing.done():
+                    refreshing.result()
             if self._finished() and not self._stopping.is_set():
-                await self._evaluate()
+                await self._evaluation.run()
             await self._end()
         except OperatorError:
             # The steps before the one that failed are worth keeping.
@@ -138,7 +112,9 @@ class Trainer:
             raise
         finally:
             self._network.announce(self.progress.step, Stage.AWAY)
-            self._saver.close()
+            refreshing.cancel()
+            await asyncio.wait({refreshing})
+            await self._saver.close()
 
     async def _end(self) -> None:
         self.progress.activity = Activity.SAVING
@@ -153,10 +129,9 @@ class Trainer:
 
     async def save(self) -> int:
         """Have a checkpoint written at the end of the current step; returns its step. Raises StateError."""
-        if (request := self._saver.request()) is None:
-            return self.progress.step
         self._neighbourhood.changed.set()
-        return await request
+        step = await self._saver.requested()
+        return self.progress.step if step is None else step
 
     def _finished(self) -> bool:
         return 0 < self._config.steps <= self.progress.step
@@ -174,7 +149,7 @@ class Trainer:
         neighbours = self._neighbourhood.edges()
         self._exchange.open(step, neighbours)
         begun = loop.time()
-        computed = await self._unless_stopped(self._compute.run(self._gradient))
+        computed = await unless_set(self._stopping, self._compute.run(self._gradient))
         if computed is None:
             self._exchange.abandon()
             return
@@ -194,7 +169,7 @@ class Trainer:
             await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()
             progress.stepped(loss, tokens, half - begun, now - half, not proceed.missing)
-            self._tell_missing(step, describe(proceed, self._neighbourhood.name_of))
+            self._tell_missing(step, describe(proceed, self._neighbourhood.label))
             self._position = following
             progress.step = step + 1
             mixed, missing = self._names(neighbours.difference(proceed.missing)), self._names(proceed.missing)
@@ -215,93 +190,45 @@ class Trainer:
     def _names(self, peers: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(map(self._neighbourhood.name_of, peers)))
 
-    async def _unless_stopped(self, doing: Coroutine[Any, Any, T]) -> T | None:
-        """The result of what may be left half done; None when the daemon is stopped first, whatever it is at."""
-        work = asyncio.ensure_future(doing)
-        stop = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            if self._stopping.is_set() or not work.done():
-                work.cancel()
-        return None if self._stopping.is_set() else work.result()
-
     def _tell_missing(self, step: int, said: str) -> None:
         """Once, until it changes: of a neighbour that is late at every step, one line is enough."""
         if said and said != self._missing and not self._stopping.is_set():
-            self.notice(f"step {step} {said}.")
+            self.progress.notice(f"step {step} {said}.")
         self._missing = said
 
-    def _skip_ahead(self) -> None:
+    async def _keep_up(self) -> None:
         """More than one step behind: go to the neighbours' step; what was trained stays in one's own copy.
 
-        Only neighbours of the overlay count: on a ring of eight, peers at opposite ends may be four steps apart and
-        nobody late.
+        If whole phases passed meanwhile, as while a laptop slept, their blocks are fetched first, as by a peer that
+        returns. Only neighbours of the overlay count: on a ring of eight, peers at opposite ends may be four steps
+        apart and nobody late.
         """
-        highest = self._neighbourhood.furthest_neighbour()
-        if highest is None or highest <= self.progress.step + 1:
+        before, highest = self.progress.step, self._neighbourhood.furthest_neighbour()
+        if highest is None or highest <= before + 1:
             return
-        if self._config.steps:
-            highest = min(highest, self._config.steps)
-        skipped = highest - self.progress.step
+        fetched = 0
+        if self._transfer.missed_whole_phases(highest):
+            self._network.announce(before, Stage.AWAY)
+            await self._replica.leave()
+            fetched = await self._transfer.catch_up(self._keep)
+            if self._stopping.is_set():
+                return
+            await self._begin()
+            highest = self.progress.step
+        self.progress.step = min(highest, self._config.steps or highest)
+        if (skipped := self.progress.step - before) <= 0:  # whoever was ahead has left meanwhile
+            return
         self.progress.steps_skipped += skipped
-        self.notice(f"skipped {skipped} steps to catch up with the neighbours at step {highest}.")
-        self.progress.step = highest
+        also = f", and fetched the blocks that were trained meanwhile ({fetched})" if fetched else ""
+        self.progress.notice(
+            f"skipped {skipped} steps to catch up with the neighbours at step {self.progress.step}{also}."
+        )
 
-    # -- evaluation -----------------------------------------------------------------------------------------
+    # -- before and between steps ---------------------------------------------------------------------------
 
     def _due_evaluation(self) -> bool:
         every = self.spec.eval_every or self.schedule.steps_per_round
         return self.progress.step % every == 0 and self.progress.step != self.progress.held_out_step
-
-    async def _evaluate(self) -> None:
-        if self.progress.step == self.progress.held_out_step and not math.isnan(self.progress.held_out_loss):
-            return
-        self.progress.activity = Activity.EVALUATING
-        batches = self._data.held_out_batches(self._config.batch_size, self._config.eval_batches)
-
-        def evaluate() -> Score | None:
-            batch = next(batches, None)
-            return None if batch is None else self._model.evaluate(batch)
-
-        scores = []
-        while (score := await self._unless_stopped(self._compute.run(evaluate))) is not None:
-            scores.append(score)
-        if self._stopping.is_set() or not scores or not (whole := reduce(Score.plus, scores)).predictions:
-            return
-        self.progress.held_out_loss, self.progress.held_out_step = whole.mean, self.progress.step
-        if math.isnan(self.progress.first_held_out_loss):
-            self.progress.first_held_out_loss = whole.mean
-        accuracy = "" if whole.accuracy is None else f", accuracy {whole.accuracy:.1%}"
-        self.progress.tell(Evaluated(self.progress.step, whole.mean, whole.accuracy))
-        log.info("step %d: held-out loss %.4f%s", self.progress.step, whole.mean, accuracy)
-
-    # -- joining --------------------------------------------------------------------------------------------
-
-    async def _join(self) -> None:
-        """Take the neighbours' step, and their copies of the blocks whose phases this peer missed."""
-        gathering = Gathering(self._model.plan)
-        while not self._stopping.is_set():
-            highest = self._neighbourhood.highest_step()
-            if highest is None or highest <= self.progress.step:
-                return
-            missed = self._replica.missed(highest)
-            if not missed:
-                self.progress.step = highest
-                return
-            donors = self._network.donors()
-            self.progress.activity = Activity.JOINING
-            count = "1 block" if len(missed) == 1 else f"{len(missed)} blocks"
-            self.progress.waiting_for = (
-                f"{count} from {', '.join(sorted(map(self._neighbourhood.name_of, donors)))}"
-            )
-            log.info("joining at step %d: fetching %s", highest, self.progress.waiting_for)
-            left = await self._unless_stopped(gathering.fetch(donors, missed, self._replica.take))
-            if left is not None and len(left) == len(missed):
-                await self._neighbourhood.wait_change()
-            self.progress.waiting_for = ""
-            await self._saver.answer(self._save)
 
     def _phases_behind(self) -> bool:
         """Whether others are in a later phase: then their copies are wanted, and not only their step."""
@@ -309,7 +236,7 @@ class Trainer:
         return highest is not None and self.schedule.position(highest).phase > self.position.phase
 
     async def _wait_for_peers(self) -> None:
-        """Wait for ``min_peers`` others before the first step, and a moment until all who begin know of each other."""
+        """Wait for ``min_peers`` others before the first step."""
         wanted, neighbourhood = self._config.min_peers, self._neighbourhood
         self._network.announce(self.progress.step, Stage.READY)
         while not self._stopping.is_set() and (here := neighbourhood.ready) < wanted:
@@ -318,6 +245,11 @@ class Trainer:
             await neighbourhood.wait_change()
             await self._saver.answer(self._save)
         self.progress.waiting_for = ""
+        await self._begin()
+
+    async def _begin(self) -> None:
+        """Tell the neighbours that this peer trains, and wait a moment until they count on it."""
+        neighbourhood = self._neighbourhood
         self._network.announce(self.progress.step, Stage.TRAINING)
         with suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_S):
@@ -339,6 +271,12 @@ class Trainer:
         await self._saver.wait()
         return self.progress.step
 
+    async def _keep(self) -> None:
+        """Write what was fetched as it comes: not a second model in memory, nor lost if this join is cut short."""
+        await self._saver.ready()
+        await self._begin_save()
+        await self._saver.answer(self._save)
+
     async def _begin_save(self) -> None:
         """Snapshot now, write beside the training."""
         step, position = self.progress.step, self._position
@@ -346,14 +284,9 @@ class Trainer:
         run = RunRecord(
             fingerprint=self.spec.fingerprint,
             spec=self.spec.canonical(),
-            set_fields=tuple(sorted(self._set_fields)),
+            set_fields=tuple(sorted(self._context.run.set_fields)),
             step=step,
-            data=position.to_dict(),
+            data={**position.to_dict(), DRAWN_BY: self._drawn_by},
             peers=self._network.known_peers(),
         )
         self._saver.begin(run, held)
-
-    def notice(self, text: str) -> None:
-        """Tell the operator, in the log and the status."""
-        if self._notices.add(text):
-            log.warning(text)

@@ -160,9 +160,9 @@ class PeerTable:
         record.step, record.stage = step, stage
         if round_trip_s is not None:
             record.round_trip_s = round_trip_s
-        return self.overheard(peer, now)
+        return self.seen(peer, now)
 
-    def overheard(self, peer: str, now: float) -> list[Transition]:
+    def seen(self, peer: str, now: float) -> list[Transition]:
         """Something else than a beacon came, which is as much a sign of life.
 
         On a narrow line beacons stand in the same queues of the kernel and of gRPC as blocks, for seconds. How

@@ -63,6 +63,14 @@ class ByteCounter:
         return self.block + self.first_moment + self.second_moment + self.overhead + self.fetch
 
 
+@dataclass
+class Traffic:
+    """What one peer sent and received, all links together."""
+
+    sent: ByteCounter = field(default_factory=ByteCounter)
+    received: ByteCounter = field(default_factory=ByteCounter)
+
+
 def value_bytes(sizes: Mapping[Section, int], section: Section, encoding: str, full: bool = False) -> int:
     """Bytes of one value of ``section``: 2 where bf16-delta sends bf16 (all as long as the block), else 4."""
     narrow = encoding == "bf16-delta" and not full and sizes[section] == sizes[Section.BLOCK]

@@ -51,7 +51,7 @@ class Phases:
         store.load()
         self.saver = Saver(store, lambda text: sys.exit(text))
         rule = TrainingRule(spec)
-        self._replica = Replica(spec, self.schedule, rule, model, compute, self.saver, None)
+        self._replica = Replica(self.schedule, rule, model, compute, self.saver)
 
     def of(self, block: int) -> Position:
         """Where that block is trained first."""
@@ -100,7 +100,7 @@ async def measure(args: argparse.Namespace, directory: Path) -> None:
             f"{await written(phases):9.2f}",
             flush=True,
         )
-    phases.saver.close()
+    await phases.saver.close()
     compute.close()
 
 

@@ -28,7 +28,7 @@ from decad.core.blocks import BlockPlan
 from decad.core.mixing import Section
 from decad.daemon.fetch import Donation, FetchPort, PartialBlock
 from decad.wire import messages
-from decad.wire.counters import ByteCounter
+from decad.wire.counters import Traffic
 from decad.wire.grpc_transport import GrpcTransport
 from decad.wire.malloc import tune_malloc
 from decad.wire.sealed import SealedTransport
@@ -96,7 +96,7 @@ async def peer(pipe: Pipe, listens: bool, size: int) -> None:
         return Donation(block.clone(), 0, False)
 
     plan = BlockPlan.build([("block", ["w"])], {"w": (size // 4,)})
-    port = FetchPort(link.fetch, plan, donate, ByteCounter(), ByteCounter())
+    port = FetchPort(link.fetch, plan, donate, Traffic())
     serving = asyncio.create_task(port.run())
 
     pipe.send("ready")

@@ -28,10 +28,10 @@ import uvloop
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.batch import Batch
 from decad.daemon.compute import ComputeThread
+from decad.daemon.download import Download
 from decad.daemon.fetch import Donation, FetchPort
-from decad.daemon.gathering import Gathering
 from decad.model.trainable import TrainableModel
-from decad.wire.counters import ByteCounter
+from decad.wire.counters import Traffic
 from decad.wire.grpc_transport import GrpcTransport
 from decad.wire.malloc import tune_malloc
 from decad.wire.sealed import SealedTransport
@@ -59,7 +59,7 @@ async def donor(pipe: Pipe, model: TrainableModel, steps: int) -> None:
 
     async def on_link(link: Link) -> None:
         with suppress(ExceptionGroup):  # the link's end
-            await FetchPort(link.fetch, model.plan, donate, ByteCounter(), ByteCounter()).run()
+            await FetchPort(link.fetch, model.plan, donate, Traffic()).run()
 
     transport = SealedTransport(GrpcTransport())
     pipe.send(await transport.listen("127.0.0.1:0", on_link))
@@ -87,8 +87,8 @@ async def joiner(pipe: Pipe, model: TrainableModel) -> None:
     address = pipe.recv()
     transport = SealedTransport(GrpcTransport())
     link = await transport.dial(address, 10)
-    received = ByteCounter()
-    port = FetchPort(link.fetch, model.plan, _nothing, ByteCounter(), received)
+    traffic = Traffic()
+    port = FetchPort(link.fetch, model.plan, _nothing, traffic)
     serving = asyncio.create_task(port.run())
     blocks = itertools.cycle(range(len(model.plan) - 1))
     pipe.send("ready")
@@ -98,10 +98,10 @@ async def joiner(pipe: Pipe, model: TrainableModel) -> None:
         began = time.perf_counter()
         enough = asyncio.create_task(asyncio.to_thread(pipe.recv))
         while not enough.done():
-            await Gathering(model.plan).fetch({"donor": port}, [next(blocks)], _take)
+            await Download(model.plan).fetch({"donor": port}, [next(blocks)], _take)
         spent += time.perf_counter() - began
         pipe.send("stopped")
-    pipe.send(received.fetch / 1e6 / spent)
+    pipe.send(traffic.received.fetch / 1e6 / spent)
     serving.cancel()
     await transport.close()
 

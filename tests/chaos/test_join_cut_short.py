@@ -31,7 +31,7 @@ def test_donor_killed(swarm: MakeSwarm, wide: Path, row: Row, injections: int) -
         at = time.monotonic()
         s.kill("c")
         row.injected += 1
-        row.noticed_s.append(s.noticed("d", r"\bc is suspect", at))
+        row.noticed_s.append(s.noticed("d", r"\bc \(\w+\) is suspect", at))
         s.net.mend(s.number("d"))
         s.until_together("abd")
         row.recovered_s.append(time.monotonic() - at)

@@ -59,7 +59,10 @@ def test_split(swarm: MakeSwarm, row: Row, injections: int) -> None:
         row.injected += 1
         halves = {"ab": "[cd]", "cd": "[ab]"}
         row.noticed_s.append(
-            max(s.noticed(h, rf"went on without .*{o}|^{o} is suspect", at) for h, o in halves.items())
+            max(
+                s.noticed(h, rf"went on without .*\b{o} \(|^{o} \(\w+\) is suspect", at)
+                for h, o in halves.items()
+            )
         )
         row.gone_s.append(max(s.until_state("ab", o, "gone", at) for o in "cd"))
         for half in halves:
@@ -80,7 +83,7 @@ def test_interface_down(swarm: MakeSwarm, row: Row, injections: int) -> None:
         at = time.monotonic()
         s.net.down(s.number("c"))
         row.injected += 1
-        row.noticed_s.append(s.noticed("ab", r"went on without [^:]*\bc\b|^c is suspect", at))
+        row.noticed_s.append(s.noticed("ab", r"went on without [^:]*\bc \(|^c \(\w+\) is suspect", at))
         row.gone_s.append(s.until_state("ab", "c", "gone", at))
         s.until_together("ab")
         s.go_on("c", MEANWHILE)

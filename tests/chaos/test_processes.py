@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.netns, pytest.mark.timeout(600)]
 
 BRIEF_S = 0.8
 """Shorter than any suspicion."""
-WITHOUT_C = r"went on without [^:]*\bc\b|^c is (suspect|gone)"
-C_GONE = r"^c is gone"
+WITHOUT_C = r"went on without [^:]*\bc \(|^c \(\w+\) is (suspect|gone)"
+C_GONE = r"^c \(\w+\) is gone"
 
 
 def test_killed(swarm: MakeSwarm, wide: Path, row: Row, injections: int) -> None:

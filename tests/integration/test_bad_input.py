@@ -217,7 +217,8 @@ def test_another_setting_is_refused_with_both_values(trio: Fleet, peers: Fleet) 
 
 def test_another_protocol_version_is_refused_on_both_ends(trio: Fleet, peers: Fleet) -> None:
     a = trio["a"]
-    later = "import decad.daemon.network as n, decad.daemon.greeting as g\nn.PROTOCOL_VERSION = g.PROTOCOL_VERSION = 99"
+    later = "from decad.daemon import admission, handshake\n"
+    later += "admission.PROTOCOL_VERSION = handshake.PROTOCOL_VERSION = 99"
     x = peers.start("x", "--peers", a.address, before=later)
     message = "protocol_version is 99 here and 1 there\\. The two run different versions of decad: .*"
     _complains(x.result(), PEER, f"Peer [0-9a-f]{{8}} cannot train with this one: {message}")

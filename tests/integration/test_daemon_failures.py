@@ -53,7 +53,7 @@ def test_a_gradient_that_is_not_finite(peers: Fleet) -> None:
         assert checkpoint is not None
         assert checkpoint.run.step == int(told[1])
     assert "Traceback" not in ended.err
-    a.until_log("b is gone: it said goodbye: it failed\n")
+    a.until_log(r"b \(\w{8}\) is gone: it said goodbye: it failed\n")
 
 
 def test_a_bug_in_the_background_ends_the_daemon_and_is_called_one(peers: Fleet) -> None:

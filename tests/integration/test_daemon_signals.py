@@ -116,7 +116,7 @@ def test_says_goodbye_when_it_is_stopped_while_it_waits(peers: Fleet) -> None:
     b = peers.start("b", "--min-peers", "2", "--peers", a.address)
     a.until(lambda reply: reply.waiting_for == "neighbours (2 wanted, 1 here)")
     b.signal(signal.SIGTERM)
-    a.until_log("b is gone: it said goodbye: it was stopped\n")
+    a.until_log(r"b \(\w{8}\) is gone: it said goodbye: it was stopped\n")
     _ended_well(b)
 
 

@@ -55,7 +55,7 @@ def test_a_stopped_peer_goes_on_where_it_stopped(peers: Fleet) -> None:
     assert (stopped.code, stopped.out) == (0, f"The daemon (process {b.pid}) has stopped.\n")
     assert b.result().code == 0
     step = int(re.search(r"stopped at step (\d+), which is saved", b.log)[1])  # type: ignore[index]  # or it fails
-    a.until_log("b is gone: it said goodbye: it was stopped")
+    a.until_log(r"b \(\w{8}\) is gone: it said goodbye: it was stopped")
     going_on = a.status().progress.step
 
     b = peers.start("b", "--peers", a.address)
@@ -170,7 +170,7 @@ def test_a_late_joiner_with_peers_alone_takes_the_rest_from_its_neighbours(
     assert (reply.run, reply.fingerprint) == ("others", a.status().fingerprint)
     adopted = late.until_log(r"took the run's settings from a peer: (.*)")[1]
     assert adopted == "inner_steps = 4, lr = 0.001, order = shuffled, run = others, seed = 7"
-    late.until_log(r"joining at step \d+: fetching 3 blocks from a\n")
+    late.until_log(r"joining at step \d+: fetching 3 blocks from a \(\w{8}\) \(0 of \d+ MB\)\n")
     late.signal(signal.SIGTERM)
     assert late.result().code == 0
     with open_checkpoint(late.state_dir) as checkpoint:

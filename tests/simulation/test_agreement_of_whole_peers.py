@@ -20,7 +20,7 @@ async def test_a_peer_whose_settings_are_unset_adopts_the_others(tmp_path: Path,
             else:
                 cluster.start(name, min_peers=1, steps=8)
         await cluster.ended()
-        specs = [cluster[name].peer.network.terms.spec for name in "ab"]
+        specs = [cluster[name].peer.run_settings.spec for name in "ab"]
         assert specs[0] == specs[1]
         assert (specs[0].lr, specs[0].inner_steps, specs[0].encoding) == (0.125, 3, "bf16-delta")
         assert {step.block for step in cluster["b"].peer.steps} == {2, 1, 0}
@@ -33,9 +33,9 @@ async def test_of_three_that_know_each_other_all_adopt_what_one_was_given(tmp_pa
             cluster.start(name, min_peers=2, steps=8)
         cluster.start("c", min_peers=2, steps=8, lr=0.25, inner_steps=4)
         await cluster.ended()
-        specs = {cluster[name].peer.network.terms.spec.fingerprint for name in "abc"}
+        specs = {cluster[name].peer.run_settings.spec.fingerprint for name in "abc"}
         assert len(specs) == 1
-        spec = cluster["a"].peer.network.terms.spec
+        spec = cluster["a"].peer.run_settings.spec
         assert (spec.lr, spec.inner_steps) == (0.25, 4)
 
 
@@ -74,4 +74,4 @@ async def test_one_that_has_trained_does_not_change_its_mind(tmp_path: Path) -> 
         await cluster.further(5)
         cluster.start("b", lr=0.5)
         assert isinstance(await cluster.failure("b"), MismatchError)
-        assert trained.peer.network.terms.spec.lr != 0.5
+        assert trained.peer.run_settings.spec.lr != 0.5

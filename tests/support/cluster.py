@@ -27,7 +27,9 @@ from torch import Tensor
 
 from decad.config import PeerConfig, RunSpec
 from decad.daemon.compute import ComputeThread
+from decad.daemon.context import RunSettings
 from decad.daemon.exchange import Exchange
+from decad.daemon.inputs import Loaders
 from decad.daemon.network import Network
 from decad.daemon.peer import Peer
 from decad.daemon.progress import Notices, Progress
@@ -109,7 +111,7 @@ class SimulatedPeer(Peer):
         model: ToyModel,
         compute: VirtualCompute,
     ) -> None:
-        super().__init__(spec, config, transport, lambda spec, config, device: model.asked(spec))
+        super().__init__(spec, config, transport, Loaders(lambda spec, config, device: model.asked(spec)))
         self.progress = self._progress = WatchedProgress(on_step=self._on_step)
         self.model = model
         self.steps: list[Step] = []
@@ -131,13 +133,18 @@ class SimulatedPeer(Peer):
     @property
     def notices(self) -> str:
         """What the operator was told, a line each."""
-        notices: Notices = self._notices
+        notices: Notices = self.progress.notices
         return "\n".join(text for _, text in notices.entries)
 
     @property
     def network(self) -> Network:
         assert self._board is not None
         return self._board.network
+
+    @property
+    def run_settings(self) -> RunSettings:
+        assert self._board is not None
+        return self._board.context.run
 
     @property
     def exchange(self) -> Exchange:

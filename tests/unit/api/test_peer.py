@@ -48,7 +48,7 @@ def loss(module: nn.Module, batch: Pair) -> Tensor:
 
 
 def config(folder: Path, steps: int, **more: Any) -> PeerConfig:
-    given = {"batch_size": 8, "mdns": False, "device": "cpu", "threads": 1, **more}
+    given = {"name": "unit", "batch_size": 8, "mdns": False, "device": "cpu", "threads": 1, **more}
     return PeerConfig(state_dir=folder, steps=steps, **given)
 
 

@@ -18,7 +18,7 @@ from decad.daemon import fetch
 from decad.daemon.fetch import Donation, FetchPort, PartialBlock, ReadBlock
 from decad.errors import LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.wire import messages
-from decad.wire.counters import ByteCounter
+from decad.wire.counters import ByteCounter, Traffic
 from decad.wire.memory import MemoryNetwork, MemoryTransport
 from decad.wire.transport import Link
 
@@ -52,9 +52,9 @@ class Ends:
         self._runs: dict[FetchPort, asyncio.Task[None]] = {}
 
     def port(self, link: Link, read: ReadBlock = give) -> FetchPort:
-        sent, received = ByteCounter(), ByteCounter()
-        port = FetchPort(link.fetch, PLAN, read, sent, received)
-        self.counters[port] = sent, received
+        traffic = Traffic()
+        port = FetchPort(link.fetch, PLAN, read, traffic)
+        self.counters[port] = traffic.sent, traffic.received
         self._runs[port] = asyncio.create_task(self._run(port, link))
         return port
 
@@ -189,7 +189,7 @@ async def test_the_end_of_the_link_ends_a_fetch_at_once(ends: Ends) -> None:
 
 
 async def test_the_end_of_a_link_that_never_served_ends_a_fetch_too(ends: Ends) -> None:
-    port = FetchPort(ends.near.fetch, PLAN, give, ByteCounter(), ByteCounter())
+    port = FetchPort(ends.near.fetch, PLAN, give, Traffic())
     fetching = asyncio.create_task(failure(port))
     await settled()
     port.end()

@@ -17,10 +17,11 @@ from decad.core.mixing import Section
 from decad.daemon import session as session_module
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation, FetchPort
+from decad.daemon.handshake import Handshake
 from decad.daemon.session import QUEUE, Session, first_peer_error
 from decad.errors import LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.membership.table import Stage
-from decad.wire.counters import ByteCounter
+from decad.wire.counters import Traffic
 from decad.wire.memory import MemoryLink, MemoryNetwork, MemoryTransport
 from decad.wire.messages import BlockHeader, decode_control, encode_control, header
 from decad.wire.transport import Link
@@ -40,11 +41,12 @@ class Network:
         self.beacons: list[tuple[str, int, float | None]] = []
         self.views: list[tuple[str, pb.View]] = []
         self.goodbyes: list[tuple[str, str]] = []
-        self.overheard_of: list[str] = []
+        self.duplicates: list[str] = []
+        self.seen_of: list[str] = []
         self.raises: PeerError | None = None
 
-    def overheard(self, peer: str) -> None:
-        self.overheard_of.append(peer)
+    def seen(self, peer: str) -> None:
+        self.seen_of.append(peer)
 
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None:
         if self.raises is not None:
@@ -57,18 +59,20 @@ class Network:
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None:
         self.goodbyes.append((peer, goodbye.reason))
 
+    def heard_duplicate_identity(self, peer: str) -> None:
+        self.duplicates.append(peer)
+
 
 class Side:
     """One end of the link with a session on it."""
 
     def __init__(self, peer: str, link: Link) -> None:
         self.network = Network()
-        self.sent, self.received = ByteCounter(), ByteCounter()
+        traffic = Traffic()
+        self.sent, self.received = traffic.sent, traffic.received
         self.exchange = Exchange(RunSpec(), self.sent, self.received)
-        fetch = FetchPort(link.fetch, PLAN, give, self.sent, self.received)
-        self.session = Session(
-            peer, link, pb.Hello(), self.network, self.exchange, fetch, self.sent, self.received
-        )
+        fetch = FetchPort(link.fetch, PLAN, give, traffic)
+        self.session = Session(Handshake(link, peer=peer), self.network, self.exchange, fetch, traffic)
 
 
 @asynccontextmanager
@@ -172,7 +176,7 @@ async def test_what_comes_of_a_block_is_a_sign_of_life(ends: tuple[Link, Link]) 
             header(BlockHeader(run, 0, 0, 1, 0, True, 1, 1, ((Section.BLOCK, 4),), compute_us=1))
         )
         await settled(5)
-        assert side.network.overheard_of == ["b"]
+        assert side.network.seen_of == ["b"]
 
 
 async def test_unanswered_beacons_are_forgotten(ends: tuple[Link, Link]) -> None:

@@ -69,23 +69,23 @@ def test_suspect_that_is_heard_is_alive() -> None:
 def test_who_sends_a_block_is_not_suspected_for_beacons_that_stand_behind_it() -> None:
     table = _alive()
     for i in range(1, 41):
-        assert table.overheard("a", i * 1.5) == []
+        assert table.seen("a", i * 1.5) == []
         assert table.tick(i * 1.5) == []
     assert _silence(table, 60.0, 70.0) == [(2.0, SUSPECT), (4.0, GONE)]
-    assert table.overheard("a", 70.0) == []
+    assert table.seen("a", 70.0) == []
 
 
 def test_a_suspect_that_sends_a_block_is_alive() -> None:
     table = _alive()
     assert _silence(table, 0.0, 2.0) == [(2.0, SUSPECT)]
-    assert _states(table.overheard("a", 2.5)) == [("a", SUSPECT, ALIVE)]
+    assert _states(table.seen("a", 2.5)) == [("a", SUSPECT, ALIVE)]
 
 
 def test_a_flood_of_chunks_does_not_shorten_the_patience_with_beacons() -> None:
     table = _alive()
     for i in range(1, 31):  # a beacon every 1.9 s, and chunks at its end
         for j in range(10):
-            table.overheard("a", i * 1.9 - 0.01 * j)
+            table.seen("a", i * 1.9 - 0.01 * j)
         _heard(table, i * 1.9)
     patient = _alive()
     for i in range(1, 31):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from decad._proto import peer_pb2 as pb
 from decad.config import NAME_PATTERN, PROTOCOL_VERSION
 from decad.errors import LinkClosed, MismatchError, PeerError, ProtocolError
 from decad.membership.agreement import Difference, refusal_text
+from decad.membership.identity import short_id
 from decad.wire.messages import decode_control, encode_control
 from decad.wire.reasons import printable
 from decad.wire.transport import Link
 
 PATIENCE_S = 10.0
-"""A stranger that does not greet within this time is hung up on."""
+"""Who has not completed the handshake within this time is hung up on."""
 MAX_NAME_CHARS = 64
 MAX_HOST_CHARS = 253
 """The longest name that DNS knows."""
@@ -36,12 +38,46 @@ class MyselfError(RefusedError):
     """The address leads back to this very daemon."""
 
 
-async def greet(link: Link, mine: pb.Hello, judge: Callable[[pb.Hello], list[Difference]]) -> pb.Hello:
+class DuplicateIdentityError(MismatchError):
+    """Another daemon uses this peer's identity: the state directory of one is a copy of the other's."""
+
+
+class SecondDaemonError(MismatchError):
+    """A peer with which this one is linked has come once more, as another daemon with its identity."""
+
+
+COPIED = (
+    "The state directory was copied. Stop one of the two, and start it with another --state-dir; or remove "
+    "identity.pem from its copy, which then goes on with its checkpoint as a peer of its own."
+)
+"""What to do about two daemons with one identity."""
+
+
+@dataclass
+class Handshake:
+    """One link while both ends introduce themselves; what the other says of itself is filled in as it comes."""
+
+    link: Link
+    dialled: str | None = None
+    """The address that we dialled; None when the other end did."""
+    peer: str = ""
+    """Its id, once it has said Hello."""
+    address: str = ""
+    """Where it may be dialled; empty if that is not known or cannot be."""
+    hello: pb.Hello = field(default_factory=pb.Hello)
+    """What it said."""
+
+
+Judge = Callable[[pb.Hello], Awaitable[list[Difference]]]
+"""Sees a well-formed Hello of the same protocol version and returns what differs (nothing: welcome), or raises
+RefusedError or SecondDaemonError."""
+
+
+async def shake_hands(link: Link, mine: pb.Hello, judge: Judge) -> pb.Hello:
     """Exchange Hello and Welcome; returns the other's Hello.
 
-    ``judge`` sees a well-formed Hello of the same protocol version and returns what differs (nothing: welcome), or
-    raises RefusedError. Raises MismatchError with both values of every field that differs, RefusedError,
-    ProtocolError on nonsense or silence, LinkClosed.
+    Raises MismatchError with both values of every field that differs, DuplicateIdentityError, SecondDaemonError,
+    RefusedError, ProtocolError on nonsense or silence, LinkClosed.
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -51,20 +87,20 @@ async def greet(link: Link, mine: pb.Hello, judge: Callable[[pb.Hello], list[Dif
             answer = await _receive(link, "welcome", "refusal")
     except TimeoutError:
         raise ProtocolError(
-            f"{link.address} did not greet within {PATIENCE_S:.0f} s; the link is closed."
+            f"{link.address} did not complete the handshake within {PATIENCE_S:.0f} s; the link is closed."
         ) from None
     if answer.HasField("refusal"):
         raise _refused(answer.refusal, hello.peer_id.hex())
     return hello
 
 
-async def _answer(
-    link: Link, mine: pb.Hello, hello: pb.Hello, judge: Callable[[pb.Hello], list[Difference]]
-) -> None:
+async def _answer(link: Link, mine: pb.Hello, hello: pb.Hello, judge: Judge) -> None:
     try:
-        differing = _judge(mine, hello, judge)
-    except RefusedError as error:
-        await _say(link, pb.ControlMessage(refusal=pb.Refusal(reason=str(error))))
+        differing = await _judge(mine, hello, judge)
+    except (RefusedError, DuplicateIdentityError, SecondDaemonError) as error:
+        duplicate = not isinstance(error, RefusedError)
+        refusal = pb.Refusal(reason=str(error), duplicate_identity=duplicate)
+        await _say(link, pb.ControlMessage(refusal=refusal))
         raise
     if differing:
         fields = [pb.Refusal.Field(field=d.field, ours=d.mine, theirs=d.theirs) for d in differing]
@@ -73,9 +109,7 @@ async def _answer(
     await _say(link, pb.ControlMessage(welcome=pb.Welcome()))
 
 
-def _judge(
-    mine: pb.Hello, hello: pb.Hello, judge: Callable[[pb.Hello], list[Difference]]
-) -> list[Difference]:
+async def _judge(mine: pb.Hello, hello: pb.Hello, judge: Judge) -> list[Difference]:
     if hello.protocol_version != PROTOCOL_VERSION:
         return [Difference("protocol_version", str(PROTOCOL_VERSION), str(hello.protocol_version))]
     if (
@@ -86,12 +120,12 @@ def _judge(
         or len(hello.listen_host) > MAX_HOST_CHARS
         or not hello.listen_host.isprintable()
     ):
-        raise ProtocolError("a stranger sent a malformed greeting; the link is closed.")
+        raise ProtocolError("who dialled here sent a malformed Hello; the link is closed.")
     if hello.peer_id == mine.peer_id:
         if hello.instance == mine.instance:
             raise MyselfError("this address leads back to the peer itself")
-        raise RefusedError("two daemons use one identity: give each machine a state directory of its own")
-    return judge(hello)
+        raise DuplicateIdentityError(f"Another daemon uses this peer's identity. {COPIED}")
+    return await judge(hello)
 
 
 async def _receive(link: Link, *kinds: str) -> pb.ControlMessage:
@@ -102,6 +136,11 @@ async def _receive(link: Link, *kinds: str) -> pb.ControlMessage:
 
 
 def _refused(refusal: pb.Refusal, peer: str) -> PeerError:
+    if refusal.duplicate_identity:
+        return DuplicateIdentityError(
+            f"Peer {short_id(peer)} refuses this one: it is linked with another daemon that has the same identity. "
+            f"{COPIED}"
+        )
     if not refusal.fields:
         return RefusedError(printable(refusal.reason))
     # Named from the other's point of view: what is theirs there is ours here.

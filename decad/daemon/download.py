@@ -1,4 +1,4 @@
-"""A joiner's blocks: different ones from different neighbours at once, whoever of them fails meanwhile."""
+"""Blocks of a state transfer: different ones from different neighbours at once, whoever of them fails meanwhile."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from decad.daemon.fetch import Donation, FetchPort, PartialBlock
 from decad.errors import PeerError
 
 
-class Gathering:
-    """What one joiner has of the blocks that it fetches; lasts until it has them all."""
+class Download:
+    """What one joiner has of the blocks that it fetches; ``came`` hears the bytes of each chunk."""
 
-    def __init__(self, plan: BlockPlan) -> None:
-        self._plan = plan
+    def __init__(self, plan: BlockPlan, came: Callable[[int], None] = lambda size: None) -> None:
+        self._plan, self._came = plan, came
         self._partial: dict[int, PartialBlock] = {}
 
     async def fetch(
@@ -35,7 +35,7 @@ class Gathering:
                 while wanted and idle:
                     port, block = idle.pop(), wanted.pop()
                     if block not in self._partial:
-                        self._partial[block] = PartialBlock(self._plan[block].numel)
+                        self._partial[block] = PartialBlock(self._plan[block].numel, self._came)
                     fetching = asyncio.create_task(port.fetch(block, self._partial[block]))
                     under_way[fetching] = port, block
                 done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from decad._proto import peer_pb2 as pb
 from decad.config import PROTOCOL_VERSION, RunSpec
-from decad.daemon import greeting
-from decad.daemon.greeting import DuplicateError, MyselfError, RefusedError, greet
+from decad.daemon import handshake
+from decad.daemon.handshake import (
+    DuplicateError,
+    DuplicateIdentityError,
+    Judge,
+    MyselfError,
+    RefusedError,
+    shake_hands,
+)
 from decad.errors import LinkClosed, MismatchError, PeerError, ProtocolError
 from decad.membership.agreement import Difference, Refuse, agree, parse_set_fields, parse_spec
 from decad.wire.memory import MemoryNetwork, MemoryTransport
 from decad.wire.messages import decode_control, encode_control
 from decad.wire.transport import Link
-
-Judge = Callable[[pb.Hello], list[Difference]]
 
 A, B = bytes([10] * 32), bytes([11] * 32)
 
@@ -45,14 +50,14 @@ def hello(
     )
 
 
-def welcome(theirs: pb.Hello) -> list[Difference]:
+async def welcome(theirs: pb.Hello) -> list[Difference]:
     return []
 
 
 def agreeing(mine: pb.Hello) -> Judge:
     """As the network judges."""
 
-    def judge(theirs: pb.Hello) -> list[Difference]:
+    async def judge(theirs: pb.Hello) -> list[Difference]:
         verdict = agree(
             parse_spec(mine.spec),
             parse_set_fields(mine.set_fields),
@@ -90,7 +95,7 @@ async def outcome(link: Link, mine: pb.Hello, judge: Judge) -> pb.Hello | PeerEr
     """As the network does: who is refused is hung up on."""
     try:
         async with asyncio.timeout(5):
-            return await greet(link, mine, judge)
+            return await shake_hands(link, mine, judge)
     except PeerError as error:
         await link.close()
         return error
@@ -120,7 +125,7 @@ async def test_other_settings_are_refused_at_both_ends_with_the_field_and_both_v
 
 
 async def test_an_end_that_would_have_agreed_is_told_why_not(ends: tuple[Link, Link]) -> None:
-    def strict(theirs: pb.Hello) -> list[Difference]:
+    async def strict(theirs: pb.Hello) -> list[Difference]:
         return [Difference("lr", "1", "2")]
 
     near, far = await both(ends, hello(A), hello(B), judge_a=strict)
@@ -155,13 +160,13 @@ async def test_myself(ends: tuple[Link, Link]) -> None:
 async def test_two_daemons_with_one_identity(ends: tuple[Link, Link]) -> None:
     near, far = await both(ends, hello(A, instance=1), hello(A, instance=2))
     for error in (near, far):
-        assert isinstance(error, RefusedError)
+        assert isinstance(error, DuplicateIdentityError)
         assert not isinstance(error, MyselfError)
-        assert "one identity" in str(error)
+        assert "uses this peer's identity" in str(error)
 
 
 async def test_a_refusal_without_fields_gives_its_reason(ends: tuple[Link, Link]) -> None:
-    def duplicate(theirs: pb.Hello) -> list[Difference]:
+    async def duplicate(theirs: pb.Hello) -> list[Difference]:
         raise DuplicateError("there is a link \x1b[31mbetween the two already")
 
     near, far = await both(ends, hello(A), hello(B), judge_a=duplicate)
@@ -183,7 +188,7 @@ async def test_a_refusal_without_fields_gives_its_reason(ends: tuple[Link, Link]
     ],
 )
 async def test_a_malformed_hello_is_not_even_judged(ends: tuple[Link, Link], strange: pb.Hello) -> None:
-    def never(theirs: pb.Hello) -> list[Difference]:
+    async def never(theirs: pb.Hello) -> list[Difference]:
         raise AssertionError("judged")
 
     near, far = await both(ends, hello(A), strange, judge_a=never)
@@ -223,7 +228,7 @@ async def test_who_hangs_up(ends: tuple[Link, Link]) -> None:
 async def test_silence_is_not_waited_out(
     ends: tuple[Link, Link], stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greeting, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(handshake, "PATIENCE_S", 0.05)
     if stage == "deaf":  # it takes nothing in, so that not even my own Hello goes out
         for _ in range(4):
             await ends[0].control.send(b"")
@@ -231,12 +236,12 @@ async def test_silence_is_not_waited_out(
         await ends[1].control.send(encode_control(pb.ControlMessage(hello=hello(B))))
     error = await outcome(ends[0], hello(A), welcome)
     assert isinstance(error, ProtocolError)
-    assert "did not greet" in str(error)
+    assert "did not complete the handshake" in str(error)
 
 
 async def test_what_is_said_first_is_the_hello(ends: tuple[Link, Link]) -> None:
     mine = hello(A)
-    greeting_it = asyncio.create_task(outcome(ends[0], mine, welcome))
+    shaking = asyncio.create_task(outcome(ends[0], mine, welcome))
     assert decode_control(await ends[1].control.receive()).hello == mine
     await ends[1].close()
-    await greeting_it
+    await shaking

@@ -10,8 +10,8 @@ import torch
 from support.exchanges import settled
 
 from decad.core.blocks import BlockPlan
+from decad.daemon.download import Download
 from decad.daemon.fetch import Donation, FetchPort, PartialBlock
-from decad.daemon.gathering import Gathering
 from decad.errors import PoisonError
 
 ELEMENTS = 4
@@ -22,7 +22,7 @@ Take = Callable[[int, Donation], Awaitable[None]]
 
 
 async def gather(ports: Mapping[str, FetchPort], blocks: Iterable[int], take: Take) -> list[int]:
-    return await Gathering(PLAN).fetch(ports, blocks, take)
+    return await Download(PLAN).fetch(ports, blocks, take)
 
 
 class Port(FetchPort):
@@ -98,8 +98,8 @@ async def test_giving_up_the_whole_gives_up_every_fetch() -> None:
 
 
 async def test_what_came_before_all_donors_failed_is_offered_to_the_next() -> None:
-    gathering = Gathering(PLAN)
+    download = Download(PLAN)
     first, second = Port(good=0), Port()
-    assert await gathering.fetch({"first": first}, [5], into({})) == [5]
-    assert await gathering.fetch({"second": second}, [5], into({})) == []
+    assert await download.fetch({"first": first}, [5], into({})) == [5]
+    assert await download.fetch({"second": second}, [5], into({})) == []
     assert second.partials == first.partials

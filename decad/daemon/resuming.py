@@ -1,0 +1,51 @@
+"""What a checkpoint says of the run's settings, beside what the operator says now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decad.config import LOADED_FIELDS, MEASURED_FIELDS, RunSpec
+from decad.daemon.context import RunSettings
+from decad.errors import StateError
+from decad.membership.agreement import parse_spec
+from decad.state.checkpoint import Checkpoint
+
+
+def spec_to_load(spec: RunSpec, checkpoint: Checkpoint | None) -> RunSpec:
+    """``spec``, with what a model is loaded by as it was when the checkpoint was made, unless it was set now."""
+    if checkpoint is None:
+        return spec
+    saved = parse_spec(checkpoint.run.spec).model_dump(include=set(LOADED_FIELDS - MEASURED_FIELDS))
+    filled = {name: value for name, value in saved.items() if name not in spec.model_fields_set}
+    return spec.model_copy(update=filled)
+
+
+def settings_to_begin_with(spec: RunSpec, checkpoint: Checkpoint | None, model: Path | None) -> RunSettings:
+    """A checkpoint's own settings, where there is one.
+
+    ``spec``: as it is now, with what was measured of the model. Raises StateError when something that was set now, or
+    the model, contradicts the checkpoint.
+    """
+    set_now = frozenset(spec.model_fields_set) - LOADED_FIELDS
+    if checkpoint is None:
+        return RunSettings(spec, set_now)
+    saved = parse_spec(checkpoint.run.spec)
+    differing = spec.differences(saved)
+    contradicted = differing.keys() & (LOADED_FIELDS | set_now)
+    if "model_hash" in contradicted:
+        raise StateError(
+            f"The checkpoint in {checkpoint.directory} was trained from another base model than "
+            f"{model or 'the module as it is now'}. "
+            "Start with the one that it had, or give another directory with --state-dir to begin anew."
+        )
+    if contradicted:
+        listed = "; ".join(
+            f"{name} is {now} now and was {was}"
+            for name, (now, was) in sorted(differing.items())
+            if name in contradicted
+        )
+        raise StateError(
+            f"The checkpoint in {checkpoint.directory} belongs to a run with other settings: {listed}. Start with the "
+            "settings that it had, or give another directory with --state-dir to begin anew."
+        )
+    return RunSettings(saved, frozenset(checkpoint.run.set_fields) | set_now)

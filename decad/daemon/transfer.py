@@ -1,0 +1,149 @@
+"""State transfer: the blocks that were trained while this peer was away or behind, from those who trained them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from decad.core.schedule import Schedule
+from decad.daemon.context import PeerContext
+from decad.daemon.download import Download
+from decad.daemon.fetch import Donation
+from decad.daemon.interrupt import unless_set
+from decad.daemon.network import Network
+from decad.daemon.progress import Activity
+from decad.daemon.replica import Replica
+
+log = logging.getLogger("decad")
+
+OUTRUN = 2
+"""So many times in a row as many blocks were trained as were fetched meanwhile: the run is faster than the line."""
+
+
+@dataclass
+class _Pass:
+    """What one round of fetching is at, for people."""
+
+    donors: str
+    left: int
+    """Blocks."""
+    wanted: int
+    """Bytes of all of them."""
+    came: int = 0
+    """Bytes so far, those of chunks that had to come twice too."""
+
+    def __str__(self) -> str:
+        share = f"{min(self.came, self.wanted) / 1e6:.0f} of {self.wanted / 1e6:.0f} MB"
+        return f"{_blocks(self.left)} from {self.donors} ({share})"
+
+
+class StateTransfer:
+    """One peer's: all at once before it trains, and beside the training what did not come in time."""
+
+    def __init__(
+        self,
+        context: PeerContext,
+        schedule: Schedule,
+        replica: Replica,
+        network: Network,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._schedule, self._replica = schedule, replica
+        self._network, self._neighbourhood = network, network.neighbourhood
+        self._progress, self._stopping = context.progress, stopping
+        self._plan = context.plan
+        self._phase_begun = asyncio.Event()
+
+    def missed_whole_phases(self, step: int) -> bool:
+        """Whether phases that were over at ``step`` passed without this peer: then it needs more than the step."""
+        begun = self._schedule.position(step)
+        return bool(self._replica.missed(step - begun.inner))
+
+    async def catch_up(self, keep: Callable[[], Awaitable[None]]) -> int:
+        """Take the neighbours' step, and their copies of the blocks whose phases this peer missed.
+
+        ``keep`` is called after each block, which is in the model then. Returns how many came. Where the run is faster
+        than the line, blocks that were trained again meanwhile are left to `refresh`.
+        """
+        progress, fetching = self._progress, _Pass("", 0, 0)
+        fetched = newer = in_vain = 0
+
+        def came(size: int) -> None:
+            fetching.came += size
+            progress.work += 1
+            progress.waiting_for = str(fetching)
+
+        async def take(block: int, donation: Donation) -> None:
+            nonlocal newer
+            newer += await self._replica.take(block, donation)
+            fetching.left -= 1
+            await keep()
+
+        download = Download(self._plan, came)
+        while not self._stopping.is_set():
+            highest = self._neighbourhood.highest_step()
+            if highest is None or highest <= progress.step:
+                break
+            missed = self._replica.missed(highest)
+            in_vain = in_vain + 1 if newer and len(missed) >= newer else 0
+            if not missed or in_vain == OUTRUN:
+                progress.step = highest
+                if missed:
+                    progress.notice(
+                        f"The neighbours train blocks as fast as this machine can fetch them. It trains on from step "
+                        f"{highest}, and fetches {_blocks(len(missed))} beside it."
+                    )
+                break
+            donors = self._network.donors()
+            progress.activity = Activity.JOINING
+            fetching.donors = ", ".join(sorted(map(self._neighbourhood.label, donors)))
+            fetching.left, fetching.came = len(missed), 0
+            fetching.wanted = sum(4 * self._plan[block].numel for block in missed)
+            progress.waiting_for = str(fetching)
+            log.info("joining at step %d: fetching %s", highest, progress.waiting_for)
+            newer = 0
+            await unless_set(self._stopping, download.fetch(donors, missed, take))
+            fetched += newer
+            if not newer and not self._stopping.is_set():
+                await self._neighbourhood.wait_change()
+            progress.waiting_for = ""
+        return fetched
+
+    def phase_begins(self) -> None:
+        """The training has come to another block."""
+        self._phase_begun.set()
+
+    async def refresh(self, kept: Callable[[], None]) -> None:
+        """Beside the training, until cancelled: fetch what `catch_up` left, first the block that is trained next.
+
+        ``kept`` is called after each block. A block that is trained before it came is not fetched any more.
+        """
+        while True:
+            await self._phase_begun.wait()
+            self._phase_begun.clear()
+            while missed := self._in_order_of_use():
+                donors = self._network.donors()
+
+                newer = False
+
+                async def take(block: int, donation: Donation) -> None:
+                    nonlocal newer
+                    newer |= await self._replica.take(block, donation)
+                    kept()
+
+                await Download(self._plan).fetch(donors, missed[: len(donors)][::-1], take)
+                if not newer:
+                    await self._neighbourhood.wait_change()
+
+    def _in_order_of_use(self) -> list[int]:
+        """Blocks of which neighbours have a newer copy, but for the active one."""
+        step, length = self._progress.step, self._schedule.inner_steps
+        missed = set(self._replica.missed(step)) - {self._schedule.position(step).block}
+        coming = (self._schedule.position(step + n * length).block for n in range(1, 2 * len(self._plan)))
+        return [block for block in dict.fromkeys(coming) if block in missed]
+
+
+def _blocks(count: int) -> str:
+    return "1 block" if count == 1 else f"{count} blocks"
