@@ -24,7 +24,7 @@ from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import Session
 from decad.membership.agreement import Adopt, Difference, Refuse, agree, parse_set_fields, parse_spec
 from decad.membership.suspicion import SUSPECT_FLOOR_S
-from decad.wire.numbers import uint64
+from decad.wire.numbers import as_uint64
 from decad.wire.transport import Link
 
 log = logging.getLogger("decad")
@@ -158,7 +158,7 @@ class Admission:
             instance=self._instance,
             spec=self._run.spec.canonical(),
             set_fields=sorted(self._run.set_fields),
-            step=uint64(step),
+            step=as_uint64(step),
             has_trained=self._run.frozen,
             listen_port=port,
             listen_host="" if host in ("0.0.0.0", "::") else host,

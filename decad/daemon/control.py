@@ -12,6 +12,7 @@ import grpc
 from decad._proto import control_pb2 as pb
 from decad._proto import control_pb2_grpc as rpc
 from decad.errors import DecadError, StateError
+from decad.wire.numbers import as_uint64
 
 
 class _Service(rpc.DaemonServicer):
@@ -34,7 +35,7 @@ class _Service(rpc.DaemonServicer):
         self, request: pb.SaveRequest, context: grpc.aio.ServicerContext[pb.SaveRequest, pb.SaveReply]
     ) -> pb.SaveReply:
         try:
-            return pb.SaveReply(step=await self._save())
+            return pb.SaveReply(step=as_uint64(await self._save()))
         except DecadError as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
             raise

@@ -28,7 +28,7 @@ from decad.daemon.step import Coding, StepExchange
 from decad.errors import InternalError, ProtocolError
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
-from decad.wire.numbers import uint32, uint64
+from decad.wire.numbers import as_uint32, as_uint64
 from decad.wire.transport import Channel
 
 
@@ -154,7 +154,7 @@ class Exchange:
                 self._note_arrival(peer, peer.message, mine)
         header = messages.BlockHeader(
             run=self._run,
-            step=uint64(step.number),
+            step=as_uint64(step.number),
             block=self._block,
             degree=step.round.degree,
             sequence=coding.encoder.sequence,
@@ -162,7 +162,7 @@ class Exchange:
             updates=updates,
             chunks=len(self._pieces),
             extents=tuple(sorted(coding.sizes.items())),
-            compute_us=uint32(1 + int(computed * 1e6)),
+            compute_us=as_uint32(1 + int(computed * 1e6)),
         )
         parcel = Parcel(header, coding.encoder, self._pieces, step.round.degree)
         for name in step.round.neighbours:

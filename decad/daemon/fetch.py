@@ -18,7 +18,7 @@ from decad.core.memory import bytes_of
 from decad.errors import DecadError, LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.wire import messages
 from decad.wire.counters import Traffic
-from decad.wire.numbers import uint64
+from decad.wire.numbers import as_uint64
 from decad.wire.reasons import printable
 from decad.wire.transport import Channel
 
@@ -198,7 +198,7 @@ class FetchPort:
         digests = await asyncio.to_thread(_digests, given.values)
         header = pb.FetchHeader(
             block=request.block,
-            step=uint64(given.step),
+            step=as_uint64(given.step),
             active=given.active,
             elements=given.values.numel(),
             sha256=digests,

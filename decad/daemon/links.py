@@ -181,9 +181,11 @@ class Links:
             session.ended.set()
             if self.sessions.get(peer) is session:
                 del self.sessions[peer]
-            self._listener.link_down(peer, link, reason)
-            await link.close()
-            asyncio.get_running_loop().run_in_executor(None, trim_malloc)
+            try:
+                self._listener.link_down(peer, link, reason)
+            finally:
+                await link.close()
+                asyncio.get_running_loop().run_in_executor(None, trim_malloc)
 
     async def _replaced(self, session: Session) -> None:
         """A link ended: perhaps because another one to the same peer takes its place, in whose handshake we are."""

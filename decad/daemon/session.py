@@ -15,7 +15,7 @@ from decad.errors import LinkClosed, PeerError, ProtocolError
 from decad.membership.table import Stage
 from decad.wire.counters import Traffic
 from decad.wire.messages import decode_control, encode_control
-from decad.wire.numbers import uint64
+from decad.wire.numbers import as_uint64
 from decad.wire.reasons import printable
 from decad.wire.transport import Buffer, Channel
 
@@ -173,12 +173,12 @@ class Session:
         self._sent_at.pop(self._sequence - BEACONS_REMEMBERED, None)
         beacon = pb.Beacon(
             sequence=self._sequence,
-            step=uint64(self._listener.step),
+            step=as_uint64(self._listener.step),
             stage=pb.Stage.ValueType(self._listener.stage),
         )
         if self._heard is not None:
             beacon.echo_sequence = self._heard[0]
-            beacon.echo_age_us = uint64(int((now - self._heard[1]) * 1e6))
+            beacon.echo_age_us = as_uint64(int((now - self._heard[1]) * 1e6))
         return pb.ControlMessage(beacon=beacon)
 
     async def _read_control(self, neighbour: Neighbour) -> None:

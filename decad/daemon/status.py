@@ -20,7 +20,7 @@ from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
 from decad.membership.table import State
 from decad.wire.counters import ByteCounter
-from decad.wire.numbers import sint64, uint64
+from decad.wire.numbers import as_sint64, as_uint32, as_uint64
 
 
 @dataclass
@@ -76,15 +76,15 @@ class StatusBoard:
         total = self.config.steps or horizon(spec.schedule) or 0
         left = max(0, total - progress.step)
         return pb.Progress(
-            step=uint64(progress.step),
-            steps_total=total,
+            step=as_uint64(progress.step),
+            steps_total=as_uint64(total),
             percent=100.0 * min(1.0, progress.step / total) if total else 0.0,
-            round=uint64(position.round),
+            round=as_uint64(position.round),
             block=position.block,
             block_name=self.plan[position.block].name,
             blocks_total=len(self.plan),
-            inner_step=position.inner,
-            inner_steps=spec.inner_steps,
+            inner_step=as_uint32(position.inner),
+            inner_steps=as_uint32(spec.inner_steps),
             eta_s=left * progress.step_s if total and progress.step_s else -1.0,
         )
 
@@ -93,7 +93,7 @@ class StatusBoard:
         return pb.Training(
             loss=p.loss,
             held_out_loss=p.held_out_loss,
-            held_out_step=uint64(p.held_out_step),
+            held_out_step=as_uint64(p.held_out_step),
             first_held_out_loss=p.first_held_out_loss,
             learning_rate=p.learning_rate,
             tokens_per_s=p.tokens_per_s,
@@ -104,7 +104,7 @@ class StatusBoard:
             device_memory_bytes=torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0,
             steps_taken=p.steps_taken,
             steps_incomplete=p.steps_incomplete,
-            steps_skipped=uint64(p.steps_skipped),
+            steps_skipped=as_uint64(p.steps_skipped),
             deadline_s=self.exchange.last_deadline,
         )
 
@@ -140,8 +140,8 @@ class StatusBoard:
             found=self.network.found(peer_id),
             state=peer.state.value,
             mixing_weight=figures.weight if figures else 0.0,
-            step=uint64(peer.step),
-            step_lag=sint64(peer.step - self.progress.step),
+            step=as_uint64(peer.step),
+            step_lag=as_sint64(peer.step - self.progress.step),
             round_trip_ms=peer.round_trip_s * 1e3 if there and peer.round_trip_s is not None else -1,
             sent_mb_per_s=figures.sent_meter.per_second() / 1e6 if figures else 0.0,
             received_mb_per_s=figures.received_meter.per_second() / 1e6 if figures else 0.0,
@@ -196,7 +196,7 @@ def loading_reply(config: PeerConfig, run: str, progress: Progress) -> pb.Status
         state_dir=str(config.state_dir.resolve()),
         activity=progress.activity.value,
         waiting_for=progress.waiting_for,
-        progress=pb.Progress(steps_total=config.steps, eta_s=-1),
+        progress=pb.Progress(steps_total=as_uint64(config.steps), eta_s=-1),
         training=pb.Training(
             loss=math.nan,
             held_out_loss=math.nan,
