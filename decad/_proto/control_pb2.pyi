@@ -247,7 +247,7 @@ class Bytes(google.protobuf.message.Message):
     first_moment: builtins.int
     second_moment: builtins.int
     overhead: builtins.int
-    """Headers, beacons, greetings and everything else."""
+    """Headers, beacons, handshakes and everything else."""
     fetch: builtins.int
     """Blocks sent to, or fetched by, joiners."""
     def __init__(
@@ -289,7 +289,7 @@ class Neighbour(google.protobuf.message.Message):
     found: builtins.str
     """mdns | peers | exchange | inbound"""
     state: builtins.str
-    """dialling | greeting | alive | suspect | gone | refused"""
+    """dialling | alive | suspect | gone | refused"""
     mixing_weight: builtins.float
     """Of the overlay edge in the last step; 0 when there is none."""
     step_lag: builtins.int

@@ -17,7 +17,8 @@ from decad.daemon.resuming import settings_to_begin_with, spec_to_load
 from decad.data.local import LocalData, data_seed
 from decad.data.position import DataPosition
 from decad.data.source import Source
-from decad.membership.identity import Identity, load_or_create
+from decad.membership import identity as identities
+from decad.membership.identity import Identity
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
 from decad.state.manifest import KnownPeer
@@ -54,7 +55,8 @@ async def load(
 ) -> Loaded:
     """Read it all on the compute thread, and tell ``progress`` what is waited for. Raises OperatorError."""
     progress.wait_for("the checkpoint to be read")
-    identity = load_or_create(config.state_dir)
+    # Kept only when all is well: a start that is refused leaves nothing behind.
+    identity = identities.load(config.state_dir) or Identity.generate()
     store = CheckpointStore(config.state_dir)
     checkpoint = await compute.run(store.load)
     log.info("loading %s", config.model or "the model")
@@ -81,7 +83,7 @@ async def load(
         if checkpoint.lost:
             progress.notice(checkpoint.lost)
     return Loaded(
-        identity,
+        identities.load_or_create(config.state_dir, identity),
         store,
         model,
         data,

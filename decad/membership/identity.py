@@ -31,6 +31,15 @@ class Identity:
     peer_id: str
     """SHA-256 of the public key's DER SubjectPublicKeyInfo, 64 hex characters."""
 
+    @classmethod
+    def of(cls, key: ec.EllipticCurvePrivateKey) -> Identity:
+        return cls(key, peer_id_of(key.public_key()))
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new one, which is nowhere but in memory."""
+        return cls.of(ec.generate_private_key(ec.SECP256R1()))
+
 
 def peer_id_of(key: ec.EllipticCurvePublicKey) -> str:
     """The id of the peer that holds the private half of ``key``: 64 hex characters."""
@@ -43,31 +52,50 @@ def short_id(peer_id: str) -> str:
     return peer_id[:8]
 
 
-def load_or_create(state_dir: Path) -> Identity:
-    """Read this peer's key from ``state_dir``, making directory and key on first start.
-
-    The file is PEM (PKCS #8), mode 0600, and is there whole or not at all; of two processes that start at
-    once both use the key that came first. Raises StateError when the file is damaged or the directory
-    cannot be used.
-    """
+def load(state_dir: Path) -> Identity | None:
+    """Read this peer's key from ``state_dir``; None if there is none yet. Raises StateError when it is damaged."""
     path = state_dir / KEY_FILE
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            _create(path)
         pem = path.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise StateError(
-            f"{path} cannot be read or made: {error.strerror}. Check who owns {state_dir}, or choose another "
-            "directory with --state-dir."
-        ) from None
+        raise _unusable(path, error) from None
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _damaged(path, "it is not an unencrypted PEM private key") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _damaged(path, "it holds a key of another kind than ECDSA P-256")
-    return Identity(key, peer_id_of(key.public_key()))
+    return Identity.of(key)
+
+
+def load_or_create(state_dir: Path, new: Identity | None = None) -> Identity:
+    """Read this peer's key from ``state_dir``, making directory and key (that of ``new``) on first start.
+
+    The file is PEM (PKCS #8), mode 0600, and is there whole or not at all; of two processes that start at
+    once both use the key that came first. Raises StateError when the file is damaged or the directory
+    cannot be used.
+    """
+    path = state_dir / KEY_FILE
+    if (there := load(state_dir)) is not None:
+        return there
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(new or Identity.generate(), path)
+    except OSError as error:
+        raise _unusable(path, error) from None
+    saved = load(state_dir)
+    if saved is None:
+        raise StateError(f"{path} was removed while the daemon started. Start it again.")
+    return saved
+
+
+def _unusable(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"{path} cannot be read or made: {error.strerror}. Check who owns {path.parent}, or choose another "
+        "directory with --state-dir."
+    )
 
 
 def _damaged(path: Path, what: str) -> StateError:
@@ -77,8 +105,8 @@ def _damaged(path: Path, what: str) -> StateError:
     )
 
 
-def _create(path: Path) -> None:
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+def _write(identity: Identity, path: Path) -> None:
+    pem = identity.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

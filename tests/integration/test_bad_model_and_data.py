@@ -21,8 +21,8 @@ CONFIG, MODEL, DATA = 2, 3, 4
 """docs/reference/exit-codes.md."""
 
 NO_MEMORY = """
-from decad.daemon import loading
-loading.available_memory = lambda device: 100_000
+from decad.daemon import inputs
+inputs.available_memory = lambda device: 100_000
 """
 
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}

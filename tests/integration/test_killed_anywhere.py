@@ -180,7 +180,10 @@ def test_among_living_neighbours_the_state_on_disk_is_that_of_a_completed_step(
         with open_checkpoint(b.state_dir) as checkpoint:
             assert checkpoint is not None
             step, active = checkpoint.run.step, checkpoint.active()
-            assert (active is None) == (step % INNER_STEPS == 0)
+            if step % INNER_STEPS == 0:
+                assert active is None
+            else:  # one that was outrun writes what it fetches as it comes, between two phases of its own
+                assert active is not None or "joining at step" in b.log
             if active is not None:
                 names = [name for name in ("master", "m", "v", "public") if name in active.tensors]
                 held = digest(active.tensors[name] for name in names)
