@@ -26,6 +26,7 @@ from decad.daemon.inputs import Loaders, load_directory, load_files
 from decad.data.source import Source
 from decad.errors import ConfigError, first_cause
 from decad.model.trainable import TrainableModel
+from decad.signals import INSISTING, stopping_signals
 from decad.state.files import write_file
 from decad.state.tensors import serialise
 
@@ -206,9 +207,9 @@ class Peer:
 
 
 def run(peer: Peer) -> None:
-    """Run ``peer`` in an event loop of its own until it is done, or SIGINT or SIGTERM arrives; for scripts.
+    """Run ``peer`` in an event loop of its own until it is done, or SIGINT, SIGTERM or SIGHUP arrives; for scripts.
 
-    A second signal does what it would do without decad. Raises what `Peer.run` does.
+    A second SIGINT or SIGTERM does what it would do without decad. Raises what `Peer.run` does.
     """
     with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
         runner.run(_stopped_by_signals(peer))
@@ -217,7 +218,7 @@ def run(peer: Peer) -> None:
 async def _stopped_by_signals(peer: Peer) -> None:
     loop = asyncio.get_running_loop()
     # Python lets nobody but the main thread handle signals.
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    numbers = stopping_signals() if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.getsignal(number) for number in numbers}
 
     def release() -> None:
@@ -226,7 +227,9 @@ async def _stopped_by_signals(peer: Peer) -> None:
                 signal.signal(number, handler)
 
     def stop() -> None:
-        release()
+        for number in INSISTING:
+            if number in before and loop.remove_signal_handler(number):
+                signal.signal(number, before[number])
         peer.stop()
 
     for number in numbers:

@@ -11,12 +11,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from decad.config import load_settings
-from decad.wire.malloc import tune_malloc
+from decad.signals import ends_with_terminal, stopping_signals
 
 
 def start_daemon(flags: Mapping[str, Any], config: Path | None, debug: bool) -> None:
     """Run until done or stopped. Raises DecadError."""
+    for number in stopping_signals():
+        signal.signal(number, _leave)
+    # These and torch, further down, take their time to import.
+    from decad.config import load_settings
+    from decad.wire.malloc import tune_malloc
+
     spec, peer = load_settings(flags, config)
     # Before torch and grpc start their threads.
     tune_malloc()
@@ -29,10 +34,12 @@ def start_daemon(flags: Mapping[str, Any], config: Path | None, debug: bool) -> 
     logging.getLogger("decad").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:  # what grpc's core has to say, decad says in words of its own
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    logging.getLogger("decad").info("starting")
-    # torch takes seconds to import.
+    log = logging.getLogger("decad")
+    log.info("starting")
+    if ends_with_terminal(os.environ, sys.stderr.fileno()):
+        log.info(
+            "when this terminal closes, the daemon saves and stops; in tmux, with nohup, or as a service it goes on"
+        )
     from decad.daemon.process import run_peer
 
     run_peer(spec, peer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -48,6 +49,29 @@ decad.model.trainable.load_module = slow
 """
 
 
+CONTROLLED = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""The terminal on its standard input is the one that ends it."""
+
+SIGNALLED = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            print("signalled", flush=True)
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Finder())
+sys.argv = {argv!r}
+from decad.cli.main import main
+main()
+"""
+
+
 def _ended_well(daemon: Daemon) -> None:
     begun = time.monotonic()
     assert daemon.result().code == 0
@@ -78,7 +102,7 @@ def test_a_stop_in_the_middle_of_a_step_keeps_the_last_completed_one(peers: Flee
     _until_stuck(stopped)
     stopped.signal(signal.SIGTERM)
     _ended_well(stopped)
-    assert re.search(r"SIGTERM: stopping; a second one exits at once\n", stopped.log)
+    assert "SIGTERM: stopping; a second SIGINT or SIGTERM exits at once\n" in stopped.log
     assert re.search(r"stopped at step 7, which is saved in ", stopped.log)
 
     whole = peers.start("a", "--state-dir", str(peers.folder / "whole"), "--steps", "7")
@@ -101,6 +125,73 @@ def test_a_second_signal_ends_it_at_once(peers: Fleet) -> None:
     daemon.until_log("stopped at step")
     daemon.signal(signal.SIGTERM)
     assert daemon.result().code == 128 + signal.SIGTERM
+
+
+def test_hangups_come_in_numbers_and_all_is_saved(peers: Fleet) -> None:
+    daemon = peers.start("a")
+    daemon.until_step(4)
+    for _ in range(5):  # of the terminal, the shell, the system
+        daemon.signal(signal.SIGHUP)
+    _ended_well(daemon)
+    assert "SIGHUP: the terminal closed: stopping" in daemon.log
+    assert re.search(r"stopped at step \d+, which is saved in ", daemon.log)
+
+
+def test_under_nohup_it_goes_on(peers: Fleet) -> None:
+    daemon = peers.start("a", before="import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    step = daemon.until_step(4).progress.step
+    daemon.signal(signal.SIGHUP)
+    daemon.until_step(step + 20)
+    daemon.signal(signal.SIGTERM)
+    _ended_well(daemon)
+
+
+def test_a_terminal_that_closes_ends_it_as_well_as_anything(peers: Fleet) -> None:
+    b = peers.start("b")
+    b.until_step(1)
+    command = [sys.executable, "-m", "decad.cli.main", "start", "--state-dir", str(peers.folder / "s"), *FAST]
+    command += ["--model", str(peers.model), "--data", str(peers.texts), "--name", "a", "--peers", b.address]
+    terminal, inside = os.openpty()
+    plain = {key: value for key, value in environment().items() if key not in ("TMUX", "STY")}
+    with subprocess.Popen(
+        [sys.executable, "-c", CONTROLLED, *command],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env=plain,
+        cwd=peers.folder,
+    ) as process:
+        try:
+            os.close(inside)
+            log = ""
+            while not re.search(r"step \d+: held-out loss.*step \d+: held-out loss", log, re.DOTALL):
+                log += os.read(terminal, 4096).decode()
+            os.close(terminal)
+            assert process.wait(PROMPT_S) == 0
+        finally:
+            process.kill()
+    assert "when this terminal closes, the daemon saves and stops" in log
+    b.until_log(r"a \(\w{8}\) is gone: it said goodbye: it was stopped\n")
+    with open_checkpoint(peers.folder / "s") as checkpoint:
+        assert checkpoint is not None
+        assert checkpoint.run.step > 0
+
+
+@pytest.mark.parametrize("imported", ["decad.config", "torch", "grpc", "decad.daemon.peer"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_first_seconds_is_a_stop_as_any_other(
+    peers: Fleet, imported: str, number: signal.Signals
+) -> None:
+    """In the command as it is typed: it comes when ``imported`` begins to be imported."""
+    command = ["decad", "start", "--state-dir", str(peers.folder / "s"), *FAST]
+    command += ["--model", str(peers.model), "--data", str(peers.texts)]
+    code = SIGNALLED.format(module=imported, number=int(number), argv=command)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=PROMPT_S * 3
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "signalled" in ended.stdout
+    assert "Traceback" not in ended.stderr
 
 
 def test_stops_while_it_waits_for_peers(peers: Fleet) -> None:

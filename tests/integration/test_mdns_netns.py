@@ -31,7 +31,7 @@ def _pings(net: Namespaces, i: int, j: int) -> bool:
     """Whether ``i`` reaches ``j``: who is there refuses a connection, who is not lets it time out."""
     code = (
         "import socket, sys\n"
-        "s = socket.socket(); s.settimeout(1)\n"
+        "s = socket.socket(); s.settimeout(3)\n"
         "try: s.connect((sys.argv[1], 9))\n"
         "except ConnectionRefusedError: print('there')\n"
         "except OSError: print('not there')\n"
