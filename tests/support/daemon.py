@@ -217,11 +217,15 @@ class Fleet:
         return self.launch(*arguments, env=env, cwd=cwd).result()
 
     def launch(
-        self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        before: str = "",
     ) -> Command:
         """A command that is to be ended."""
         folder = self.folder / f"command-{sum(1 for _ in self.folder.glob('command-*'))}"
-        command = Command(self._nursery, folder, arguments, cwd=cwd or self.folder, env=env)
+        command = Command(self._nursery, folder, arguments, cwd=cwd or self.folder, env=env, before=before)
         self._stack.callback(command.end)
         return command
 
