@@ -135,8 +135,8 @@ class PeerConfig(BaseModel):
     """Hugging Face directory of the base model: config.json, tokenizer, safetensors."""
     data: Annotated[tuple[Path, ...], Field(min_length=1)] = ()
     """Files or directories of them. Private: they never leave this machine."""
-    strict_data: bool = False
-    """Stop on a record that cannot be used, instead of leaving it out and saying so."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the data's bytes that may be left out because it cannot be used; the start stops where it is more."""
     state_dir: Path
     """Identity, checkpoints and the control socket of this peer."""
     listen: str = "127.0.0.1:0"

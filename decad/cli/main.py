@@ -113,12 +113,12 @@ _SETTINGS = (
     ("--device", "NAME", "auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
     ("--dtype", "NAME", "auto, float32 or bfloat16.  [default: auto]"),
     ("--threads", "N", "Compute threads; 0: torch's choice.  [default: 0]"),
+    ("--max-bad", "SHARE", "Stop if more of the data's bytes than this cannot be used.  [default: 0.05]"),
     ("--held-out", "SHARE", "Share of the data kept for evaluation.  [default: 0.1]"),
     ("--eval-batches", "N", "At most so many batches in an evaluation.  [default: 16]"),
 )
 _SWITCHES = (
     ("--mdns/--no-mdns", "Find peers by multicast DNS.  [default: mdns]"),
-    ("--strict-data/--no-strict-data", "Stop on a record that cannot be used.  [default: no]"),
     (
         "--gradient-checkpointing/--no-gradient-checkpointing",
         "Keep less in memory and compute it twice.  [default: no]",

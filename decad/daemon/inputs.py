@@ -57,7 +57,7 @@ def load_files(seed: int, config: PeerConfig, model: TrainableModel, tell: Calla
         config.held_out,
         seed,
         keep=config.state_dir,
-        strict=config.strict_data,
+        max_bad=config.max_bad,
         tell=tell,
     )
     what = f"sequences of {config.seq_len} tokens" if isinstance(data, PackedData) else "examples"

@@ -68,11 +68,8 @@ async def load(
     data = await compute.run(
         loaders.data, data_seed(model.spec.seed, drawn_by), config, model, progress.wait_for
     )
-    if isinstance(data, LocalData) and data.corpus.skipped:
-        progress.notices.add(
-            f"{data.corpus.skipped} records of the data are bad and were left out; the log of the start that "
-            "read them names the first ones."
-        )
+    if isinstance(data, LocalData) and (losses := data.corpus.losses).records:
+        progress.notices.add(f"{losses} of the data cannot be used and were left out: {losses.listed}.")
     run = settings_to_begin_with(model.spec, checkpoint, config.model)
     resumed = None
     if checkpoint is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Any, NamedTuple, Protocol
 
 from decad.core.batch import IGNORED
 from decad.data.records import pieces
-from decad.errors import DataError, first_line
+from decad.errors import first_line
 
 PAIRS = (
     ("text", "text_pair"),
@@ -44,13 +44,13 @@ class Example(NamedTuple):
 Encode = Callable[[Mapping[str, Any]], Example]
 
 
-def encoder(columns: Mapping[str, Any], tokenizer: Any, task: str, labels: Sequence[str]) -> Encode | None:
-    """How records with these columns become examples; None for plain text, which is packed.
+def encoder(columns: Collection[str], tokenizer: Any, task: str, labels: Sequence[str]) -> Encode | None:
+    """How records with these columns, none of them null, become examples; None for plain text, which is packed.
 
     Raises BadRecordError when the columns do not serve the task.
     """
     if task == "classification":
-        pair = next((pair for pair in PAIRS if set(pair) <= columns.keys()), None)
+        pair = next((pair for pair in PAIRS if set(pair) <= set(columns)), None)
         texts = pair or (("text",) if "text" in columns else None)
         if texts is None or "label" not in columns:
             raise BadRecordError(
@@ -59,7 +59,7 @@ def encoder(columns: Mapping[str, Any], tokenizer: Any, task: str, labels: Seque
         return _Labelled(tokenizer, texts, labels)
     if "messages" in columns:
         return _Messages(tokenizer)
-    if {"prompt", "completion"} <= columns.keys():
+    if {"prompt", "completion"} <= set(columns):
         return _Completion(tokenizer)
     if "text" in columns:
         return None
@@ -95,9 +95,9 @@ class _Messages:
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise DataError(
-                "The data has the column messages, and the model's tokenizer has no chat template to write them with. "
-                "Use the model's chat variant, or write prompt and completion instead."
+            raise BadRecordError(
+                "it has the column messages, and the model's tokenizer has no chat template to write them with. Use "
+                "the model's chat variant, or write prompt and completion instead"
             )
         self._tokenizer = tokenizer
         self._marked = (
@@ -105,12 +105,15 @@ class _Messages:
         )
 
     def __call__(self, columns: Mapping[str, Any]) -> Example:
-        messages = columns["messages"]
+        messages = _without_nulls(columns["messages"])
         if (
             not isinstance(messages, list)
             or not messages
             or not all(
-                isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in messages
+                isinstance(m, dict)
+                and "role" in m
+                and (isinstance(m.get("content"), str) or ("content" not in m and "tool_calls" in m))
+                for m in messages
             )
         ):
             raise BadRecordError("messages is not a list of turns, each with role and content")
@@ -122,6 +125,8 @@ class _Messages:
             raise BadRecordError(
                 f"the chat template does not take its messages ({first_line(error)})"
             ) from None
+        except BadRecordError:
+            raise
         except Exception as error:  # the template's own raise_exception: jinja2 has its error types
             if type(error).__module__.partition(".")[0] != "jinja2":
                 raise
@@ -145,10 +150,10 @@ class _Messages:
             )
             closed = list(self._apply(messages[: place + 1])["input_ids"])
             if tokens[: len(closed)] != closed or closed[: len(opened)] != opened:
-                raise DataError(
-                    "The model's chat template writes earlier turns in another way once later ones follow, so it "
+                raise BadRecordError(
+                    "the model's chat template writes earlier turns in another way once later ones follow, so it "
                     "cannot be told which tokens are the assistant's. Use a template that marks them with "
-                    "{% generation %}, or write prompt and completion instead."
+                    "{% generation %}, or write prompt and completion instead"
                 )
             trained[len(opened) : len(closed)] = [True] * (len(closed) - len(opened))
         return Example(tokens, trained)
@@ -178,6 +183,13 @@ class _Labelled:
         raise BadRecordError(f"its label {label!r} is none of {', '.join(self._classes)}")
 
 
+def _without_nulls(value: Any) -> Any:
+    """Parquet gives every turn the fields of all: templates would take one that is null for one that is there."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(field) for key, field in value.items() if field is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def _text(columns: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
     text = columns.get(name)
     if not isinstance(text, str):
@@ -187,5 +199,5 @@ def _text(columns: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
     return text
 
 
-def _listed(columns: Mapping[str, Any]) -> str:
+def _listed(columns: Collection[str]) -> str:
     return ", ".join(columns) or "none"

@@ -15,13 +15,16 @@ SAVED = "dataset_info.json"
 def data_files(paths: Sequence[Path]) -> list[Path]:
     """What to read, each once: files named; of a directory, those with `SUFFIXES` at any depth, sorted by path.
 
+    Hidden files and directories in it are passed over (macOS leaves `._` beside every file on foreign disks), and a
+    directory that links lead back to is entered once.
+
     A directory that `save_to_disk` wrote, named or found, stands for itself. Raises DataError for a path that does not
     exist, a file of another kind, and a directory without data.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            inside = [path] if _is_saved(path) else _inside(path)
+            inside = [path] if _is_saved(path) else _readable(path)
             if not inside:
                 raise DataError(
                     f"{path} holds no data files ({', '.join(SUFFIXES)}). Give --data files of these kinds, or "
@@ -50,15 +53,30 @@ def size_of(path: Path) -> int:
     )
 
 
+def _readable(directory: Path) -> list[Path]:
+    try:
+        return _inside(directory, set())
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or directory} cannot be read: {error.strerror}. Check its permissions."
+        ) from None
+
+
 def _is_saved(path: Path) -> bool:
     return (path / SAVED).is_file() or (path / "dataset_dict.json").is_file()
 
 
-def _inside(directory: Path) -> list[Path]:
+def _inside(directory: Path, entered: set[Path]) -> list[Path]:
+    here = directory.resolve()
+    if here in entered:
+        return []
+    entered.add(here)
     found = []
     for path in sorted(directory.iterdir()):
+        if path.name.startswith("."):
+            continue
         if path.is_dir():
-            found += [path] if _is_saved(path) else _inside(path)
+            found += [path] if _is_saved(path) else _inside(path, entered)
         elif path.is_file() and path.suffix.lower() in SUFFIXES:
             found.append(path)
     return sorted(found)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from decad.core.batch import IGNORED, Batch
+from decad.data.corpus import Corpus, Tokenised
 from decad.data.order import permutation, visited
 from decad.data.position import DataPosition
-from decad.data.tokens import Corpus, Tokenised, tokenise
+from decad.data.tokens import tokenise
 from decad.errors import DataError
 
 
@@ -124,14 +125,14 @@ def load_data(
     seed: int,
     *,
     keep: Path | None = None,
-    strict: bool = False,
+    max_bad: float = 1.0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> LocalData:
-    """Read files and directories of them; see `tokens.tokenise` for ``keep``, ``strict`` and ``tell``.
+    """Read files and directories of them; see `tokens.tokenise` for ``keep``, ``max_bad`` and ``tell``.
 
     ``seed`` chooses what is held out and the order of training; it is this machine's own affair. Raises DataError.
     """
-    data = tokenise(paths, tokenizer, task, labels, seq_len, keep=keep, strict=strict, tell=tell)
+    data = tokenise(paths, tokenizer, task, labels, seq_len, keep=keep, max_bad=max_bad, tell=tell)
     return as_data(data, tokenizer, seq_len, held_out, seed)
 
 

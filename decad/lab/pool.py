@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decad.core.batch import Batch
+from decad.data.corpus import Tokenised
 from decad.data.local import LocalData, as_data
-from decad.data.tokens import Tokenised, tokenise
+from decad.data.tokens import tokenise
 from decad.errors import DataError
 
 

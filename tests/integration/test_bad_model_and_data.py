@@ -78,10 +78,10 @@ ROWS = [
         "--model llama --data d.jsonl",
         {"d.jsonl": "{\n{\n"},
         DATA,
-        "None of the 2 records can be used. The last: ",
+        "None of the 2 records can be used: ",
     ),
     (
-        "--model llama --data d.jsonl --strict-data",
+        "--model llama --data d.jsonl --max-bad 0",
         {"d.jsonl": '{"text": "a"}\n{\n'},
         DATA,
         "d.jsonl, line 2: it is",
@@ -92,9 +92,9 @@ ROWS = [
         DATA,
         "it has the columns name, age, and none of",
     ),
-    ("--model llama --data d.csv", {"d.csv": ""}, DATA, "d.csv is empty. Leave it out of --data"),
-    ("--model llama --data d.json", {"d.json": "[{"}, DATA, "d.json is not JSON"),
-    ("--model llama --data d.parquet", {"d.parquet": "no"}, DATA, "d.parquet cannot be read as .parquet"),
+    ("--model llama --data d.csv", {"d.csv": ""}, DATA, "d.csv: it is empty"),
+    ("--model llama --data d.json", {"d.json": "[{"}, DATA, "d.json: it is not JSON"),
+    ("--model llama --data d.parquet", {"d.parquet": "no"}, DATA, "d.parquet: it cannot be read as .parquet"),
     (
         "--model llama --data d.jsonl",
         {"d.jsonl": json.dumps(CHAT)},
@@ -147,7 +147,11 @@ def test_start_says_what_is_wrong(
     assert last.startswith("decad: ")
     assert result.code == code
     assert "listens on" not in result.err
-    assert {path.name for path in daemon.state_dir.glob("*")} <= {"lock"}
+    # What was read is kept for a start that allows what is lost.
+    assert {path.name for path in daemon.state_dir.glob("*")} <= {
+        "lock",
+        *(["tokens"] if "--max-bad" in flags else []),
+    }
 
 
 def test_a_machine_that_is_too_small_is_told_so_with_the_figures(models: Path, peers: Fleet) -> None:
@@ -164,11 +168,11 @@ def test_bad_records_are_told_counted_and_left_out(models: Path, peers: Fleet) -
     (peers.folder / "d.jsonl").write_text("\n".join([*good[:20], "{", "[]", *good[20:]]))
     data = ("--data", str(peers.folder / "d.jsonl"))
     x = peers.start("x", "--model", str(models / "llama"), *data)
-    x.until(lambda reply: any("2 records of the data are bad" in notice.text for notice in reply.notices))
+    x.until(lambda reply: any("2 records (0." in notice.text for notice in reply.notices))
     x.signal(signal.SIGTERM)
     result = x.result()
     assert result.code == 0
+    assert re.search(r"2 records \(0\.\d+ % of the bytes\) cannot be used and were left out: ", result.err)
     assert "d.jsonl, line 21: it is not JSON" in result.err
-    assert "d.jsonl, line 22: it is not an object with named columns; left out" in result.err
-    assert "2 of 42 records are bad and were left out" in result.err
+    assert "d.jsonl, line 22: it is not an object with named columns" in result.err
     assert "36 examples to train on, 4 held out" in result.err

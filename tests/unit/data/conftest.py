@@ -24,6 +24,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
+def fresh_tokenizer(tokenizer: Any) -> Any:
+    """One that may be changed."""
+    made = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    made.chat_template = CHATML
+    return made
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
     return tmp_path / "data"

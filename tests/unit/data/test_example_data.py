@@ -13,7 +13,8 @@ import torch
 from decad.core.batch import IGNORED, Batch
 from decad.data.local import LocalData, load_data
 from decad.data.position import DataPosition
-from decad.data.records import Record, read_records
+from decad.data.record import Record
+from decad.data.records import read_records
 from decad.errors import DataError
 
 LABELS = ("bad", "good")
@@ -132,13 +133,13 @@ def test_examples_are_cut_at_the_length_and_counted(folder: Path, tokenizer: Any
         ('{"text"', "it is not JSON"),
         ({"prompt": "a"}, "it has the columns prompt, and none of messages"),
         ({"prompt": "a", "completion": 3}, "its completion is not text"),
-        ({"prompt": "a", "completion": None}, "its completion is missing"),
+        ({"prompt": "a", "completion": None}, "it has the columns prompt, and none of"),
         ({"prompt": "a", "completion": ""}, "its completion is empty"),
         (
             {"prompt": "a" * 100, "completion": "b"},
             "nothing of it that is to be learned is among its first 64",
         ),
-        ({"text": "plain"}, "it is plain text, and what came before it a conversation"),
+        ({"text": "plain"}, "it is plain text, and most of the data is conversations"),
         ({"messages": [{"role": "user", "content": "hi"}]}, "no turn in messages is the assistant's"),
         ({"messages": "hi"}, "messages is not a list of turns"),
     ],
@@ -150,11 +151,15 @@ def test_a_bad_record_is_left_out_told_and_counted(
     path = write(folder / "d.jsonl", good, bad, good)
     with caplog.at_level(logging.INFO, "decad"):
         data = load(path, tokenizer)
-    assert (data.train_sequences, data.corpus.skipped) == (2, 1)
+    losses = data.corpus.losses
+    assert (data.train_sequences, losses.records) == (2, 1)
+    assert losses.bytes == len(path.read_bytes().splitlines(keepends=True)[1])
+    assert f"1 record ({100 * losses.share:.1f} % of the bytes) cannot be used" in caplog.text
     assert f"{path}, line 2: {wrong}" in caplog.text
-    assert "1 of 3 records are bad and were left out" in caplog.text
-    with pytest.raises(DataError, match=r"line 2: .*--strict-data"):
-        load(path, tokenizer, strict=True)
+    with pytest.raises(DataError, match=r"--max-bad is 0: .*line 2: .*start with --max-bad 0\.\d"):
+        load(path, tokenizer, max_bad=0.0)
+    with pytest.raises(DataError, match=r"more than the [\d.]+ % that --max-bad allows: .*line 2: "):
+        load(path, tokenizer, max_bad=losses.share - 0.01)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +173,13 @@ def test_a_bad_record_is_left_out_told_and_counted(
 )
 def test_a_bad_label_is_left_out(bad: object, wrong: str, folder: Path, tokenizer: Any) -> None:
     with pytest.raises(DataError, match=wrong):
-        load(write(folder / "d.jsonl", bad), tokenizer, "classification", strict=True)
+        load(write(folder / "d.jsonl", bad), tokenizer, "classification", max_bad=0.0)
 
 
 def test_nothing_but_bad_records_is_an_error(folder: Path, tokenizer: Any) -> None:
-    with pytest.raises(DataError, match=r"None of the 2 records can be used. The last: .*line 2"):
+    with pytest.raises(
+        DataError, match=r"None of the 2 records can be used: .*line 1: it is not JSON .*and 1 more"
+    ):
         load(write(folder / "d.jsonl", "x", "y"), tokenizer)
 
 
@@ -262,4 +269,4 @@ def test_how_far_the_reading_is_can_be_heard(
 
 def test_a_bad_first_record_does_not_decide_what_the_data_is(folder: Path, tokenizer: Any) -> None:
     path = write(folder / "d.jsonl", {"text": ""}, *[{"prompt": "a", "completion": "x"}] * 3)
-    assert load(path, tokenizer).corpus.skipped == 1
+    assert load(path, tokenizer).corpus.losses.records == 1

@@ -107,7 +107,7 @@ class TestLongText:
 def test_a_byte_that_is_no_text_is_named_wherever_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    monkeypatch.setattr("decad.data.records.PIECE", 10)
+    monkeypatch.setattr("decad.data.encoding.PIECE", 10)
     path = write(tmp_path / "a.txt", (b"x" * place + b"\xc3" + b"x" * 20_000))
     with pytest.raises(DataError, match=rf"byte {place} \(0xc3\)"):
         load(path)
@@ -160,12 +160,12 @@ def test_directory_without_text(tmp_path: Path) -> None:
 
 
 def test_empty_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.txt is empty"):
+    with pytest.raises(DataError, match=r"a\.txt: it is empty"):
         load(write(tmp_path / "a.txt", ""))
 
 
 def test_not_utf8_names_file_and_byte(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-8 text: byte 4 \(0xe9\)"):
+    with pytest.raises(DataError, match=r"a\.txt: it is not UTF-8 text: byte 4 \(0xe9\)"):
         load(write(tmp_path / "a.txt", b"caf-\xe9"))
 
 
