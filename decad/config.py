@@ -22,7 +22,7 @@ from decad.core.schedule import learning_rate
 from decad.errors import ConfigError
 from decad.paths import default_state_dir
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 NAME_PATTERN = r"^[\w.-]*$"
 """What a peer may be called: a word, since other machines show it on their terminals."""
@@ -46,6 +46,10 @@ class RunSpec(BaseModel):
     """Name of the run: two runs on one network ignore each other."""
     model_hash: str = ""
     """SHA-256 over names, shapes, dtypes and values of the base weights; measured, not set."""
+    model_files: dict[str, str] = {}
+    """``file key`` -> value or hash: what else of its files decides what a parameter means; measured, not set."""
+    chat_template: str = ""
+    """Hash of that by which this peer writes conversations; empty where its data has none; measured, not set."""
     plan_hash: str = ""
     """`BlockPlan.fingerprint`; measured, not set."""
     task: Literal["auto", "causal-lm", "classification"] = "auto"
@@ -111,16 +115,28 @@ class RunSpec(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of protocol version and `canonical`."""
-        return hashlib.sha256(f"decad/{PROTOCOL_VERSION}/{self.canonical()}".encode()).hexdigest()
+        """SHA-256 (hex) of protocol version and `canonical`, but for the chat template, which not every peer uses."""
+        agreed = self.model_copy(update={"chat_template": ""}).canonical()
+        return hashlib.sha256(f"decad/{PROTOCOL_VERSION}/{agreed}".encode()).hexdigest()
 
     def differences(self, other: RunSpec) -> dict[str, tuple[Any, Any]]:
-        """Fields that differ: name -> (mine, theirs)."""
+        """Fields that differ: name -> (mine, theirs). Of a chat template both must make use."""
         mine, theirs = self.model_dump(), other.model_dump()
-        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+        differing = {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+        if not (self.chat_template and other.chat_template):
+            differing.pop("chat_template", None)
+        return differing
+
+    @classmethod
+    def from_saved(cls, text: str) -> RunSpec:
+        """What `canonical` gave, perhaps to an older version: fields that it did not have are as they are by default.
+
+        Raises ValueError.
+        """
+        return cls.model_validate_json(text)
 
 
-MEASURED_FIELDS = frozenset({"model_hash", "plan_hash"})
+MEASURED_FIELDS = frozenset({"model_hash", "model_files", "plan_hash", "chat_template"})
 """Fields of RunSpec that come from the model directory, never from a setting."""
 LOADED_FIELDS = MEASURED_FIELDS | {"task", "labels", "blocks", "freeze"}
 """Fields of RunSpec by which a model is loaded, before any peer is met: they are compared, never adopted."""
@@ -147,8 +163,8 @@ class PeerConfig(BaseModel):
     """Shown to the other peers; empty shows the id."""
     steps: Annotated[int, Field(ge=0)] = 0
     """Stop once the run's step reaches this; 0 runs until stopped."""
-    seq_len: Annotated[int, Field(ge=8, le=1 << 20)] = 512
-    """Tokens of one sequence."""
+    seq_len: Annotated[int | None, Field(ge=8, le=1 << 20)] = None
+    """Tokens of one sequence; unset: 512, or what the model can take if that is less."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 4
     """Sequences of one step."""
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] = 0

@@ -19,7 +19,8 @@ from decad.core.mixing import Section
 from decad.core.moments import moment_rule
 from decad.daemon import peer  # noqa: F401  # what a daemon imports is part of what it takes
 from decad.daemon.device import choose_device, choose_dtype
-from decad.model.loading import what_to_train
+from decad.model.length import context_length, sequence_length
+from decad.model.loading import load_config, what_to_train
 from decad.model.memory import measure
 from decad.wire import messages
 from decad.wire.counters import overhead_bytes, payload_bytes
@@ -31,7 +32,8 @@ def show_blocks(flags: Mapping[str, Any], file: Path | None, neighbours: int, as
     assert config.model is not None
     spec = what_to_train(config.model, asked)
     chosen = choose_dtype(config.dtype, choose_device(config.device))
-    sequences, seq_len = config.batch_size, config.seq_len
+    sequences = config.batch_size
+    seq_len = sequence_length(config.seq_len, context_length(load_config(config.model, spec)))
     at_once = min(sequences, config.micro_batch or sequences)
     libraries = psutil.Process().memory_info().rss
     plan, frozen, needs = measure(

@@ -106,7 +106,7 @@ _SETTINGS = (
     ("--beta2", "DECAY", "Of the second moment.  [default: 0.999]"),
     ("--eps", "X", "Adam's epsilon.  [default: 1e-8]"),
     ("--eval-every", "N", "Steps between evaluations; 0: every round.  [default: 0]"),
-    ("--seq-len", "N", "Tokens of a sequence.  [default: 512]"),
+    ("--seq-len", "N", "Tokens of a sequence.  [default: 512, or what the model takes]"),
     ("--batch-size", "N", "Sequences of a step.  [default: 4]"),
     ("--micro-batch", "N", "Sequences of one pass; a batch is taken in such parts. 0: all.  [default: 0]"),
     ("--seed", "N", "Of the visiting order and the data's order.  [default: 0]"),
@@ -259,7 +259,10 @@ def blocks(config: Path | None, neighbours: int, as_json: bool, **flags: Any) ->
     help="Seed of the run, for the held-out split.",
 )
 @click.option(
-    "--seq-len", type=click.IntRange(8), default=512, show_default=True, help="Tokens of a sequence."
+    "--seq-len",
+    type=click.IntRange(8),
+    default=None,
+    help="Tokens of a sequence.  [default: 512, or what the model takes]",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Sequences of a batch."

@@ -17,11 +17,10 @@ from decad.core.batch import Score
 from decad.daemon.device import choose_device
 from decad.data.local import data_seed, load_data
 from decad.errors import NoDaemonError, StateError
-from decad.membership.agreement import parse_spec
 from decad.model.dtypes import DTYPES
 from decad.model.export import export_model
 from decad.model.gguf import import_gguf
-from decad.model.length import check_length
+from decad.model.length import sequence_length
 from decad.model.trainable import TrainableModel
 from decad.model.weights import BaseWeights
 from decad.state.checkpoint import Checkpoint, open_checkpoint
@@ -33,7 +32,9 @@ def export_to(directory: Path, state_dir: Path, base: Path, dtype: str) -> None:
     _save_if_running(state_dir)
     with open_checkpoint(state_dir) as checkpoint:
         found = _checked(checkpoint, state_dir, base)
-        export_model(base, directory, TrainedBlocks(found), parse_spec(found.run.spec), DTYPES.get(dtype))
+        export_model(
+            base, directory, TrainedBlocks(found), RunSpec.from_saved(found.run.spec), DTYPES.get(dtype)
+        )
         step = found.run.step
     click.echo(f"Wrote {directory}: the model of step {step}. Load it with transformers' from_pretrained.")
 
@@ -44,7 +45,7 @@ def evaluate_on(
     state_dir: Path | None,
     name: str,
     seed: int,
-    seq_len: int,
+    seq_len: int | None,
     batch_size: int,
     held_out: float,
     batches: int,
@@ -59,14 +60,14 @@ def evaluate_on(
         _save_if_running(state_dir)
         with open_checkpoint(state_dir) as checkpoint:
             found = _checked(checkpoint, state_dir, model)
-            trained = parse_spec(found.run.spec)
+            trained = RunSpec.from_saved(found.run.spec)
             trainable = TrainableModel.load(model, choose_device(device), torch.float32, trained)
             _apply(trainable, TrainedBlocks(found))
             step = found.run.step
     else:
         asked = RunSpec.model_validate({"task": task, "labels": _parts(labels)})
         trainable = TrainableModel.load(model, choose_device(device), torch.float32, asked)
-    check_length(seq_len, trainable.context_length)
+    seq_len = sequence_length(seq_len, trainable.context_length)
     paths = [Path(part) for part in _parts(data)]
     spec = trainable.spec
     text = load_data(
@@ -127,7 +128,7 @@ def _checked(checkpoint: Checkpoint | None, state_dir: Path, base: Path) -> Chec
             f"There is no checkpoint in {state_dir} yet: the first is written at the end of a block phase, or when the "
             "daemon stops. Name another directory with --state-dir."
         )
-    if parse_spec(checkpoint.run.spec).model_hash != BaseWeights(base).sha256():
+    if RunSpec.from_saved(checkpoint.run.spec).model_hash != BaseWeights(base).sha256():
         raise StateError(
             f"The checkpoint in {state_dir} was trained from another base model than {base}. Give the directory "
             "that `decad start --model` had."

@@ -13,7 +13,7 @@ from decad.daemon.device import available_memory, choose_dtype, is_emulated
 from decad.data.local import PackedData, load_data
 from decad.data.source import Source
 from decad.errors import ConfigError
-from decad.model.length import check_length
+from decad.model.length import sequence_length
 from decad.model.room import check_room
 from decad.model.trainable import TrainableModel
 
@@ -47,20 +47,20 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
 
 def load_files(seed: int, config: PeerConfig, model: TrainableModel, tell: Callable[[str], None]) -> Source:
     """The data of the settings. ``tell`` hears now and then what is waited for. Raises OperatorError."""
-    check_length(config.seq_len, model.context_length)
+    seq_len = sequence_length(config.seq_len, model.context_length)
     data = load_data(
         config.data,
         model.tokenizer,
         model.spec.task,
         model.spec.labels,
-        config.seq_len,
+        seq_len,
         config.held_out,
         seed,
         keep=config.state_dir,
         max_bad=config.max_bad,
         tell=tell,
     )
-    what = f"sequences of {config.seq_len} tokens" if isinstance(data, PackedData) else "examples"
+    what = f"sequences of {seq_len} tokens" if isinstance(data, PackedData) else "examples"
     log.info("%d %s to train on, %d held out", data.train_sequences, what, data.held_out)
     return data
 

@@ -19,6 +19,7 @@ from decad.data.position import DataPosition
 from decad.data.source import Source
 from decad.membership import identity as identities
 from decad.membership.identity import Identity
+from decad.model.meaning import template_of
 from decad.model.trainable import TrainableModel
 from decad.state.checkpoint import Checkpoint, CheckpointStore
 from decad.state.manifest import KnownPeer
@@ -71,6 +72,8 @@ async def load(
     if isinstance(data, LocalData) and (losses := data.corpus.losses).records:
         progress.notices.add(f"{losses} of the data cannot be used and were left out: {losses.listed}.")
     run = settings_to_begin_with(model.spec, checkpoint, config.model)
+    if isinstance(data, LocalData) and data.corpus.templated:
+        run.spec = run.spec.model_copy(update={"chat_template": template_of(model.tokenizer)})
     resumed = None
     if checkpoint is not None:
         progress.wait_for("the checkpoint to be restored")

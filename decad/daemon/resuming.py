@@ -7,7 +7,7 @@ from pathlib import Path
 from decad.config import LOADED_FIELDS, MEASURED_FIELDS, RunSpec
 from decad.daemon.context import RunSettings
 from decad.errors import StateError
-from decad.membership.agreement import parse_spec
+from decad.membership.agreement import told_apart
 from decad.state.checkpoint import Checkpoint
 
 
@@ -15,7 +15,7 @@ def spec_to_load(spec: RunSpec, checkpoint: Checkpoint | None) -> RunSpec:
     """``spec``, with what a model is loaded by as it was when the checkpoint was made, unless it was set now."""
     if checkpoint is None:
         return spec
-    saved = parse_spec(checkpoint.run.spec).model_dump(include=set(LOADED_FIELDS - MEASURED_FIELDS))
+    saved = RunSpec.from_saved(checkpoint.run.spec).model_dump(include=set(LOADED_FIELDS - MEASURED_FIELDS))
     filled = {name: value for name, value in saved.items() if name not in spec.model_fields_set}
     return spec.model_copy(update=filled)
 
@@ -29,7 +29,9 @@ def settings_to_begin_with(spec: RunSpec, checkpoint: Checkpoint | None, model: 
     set_now = frozenset(spec.model_fields_set) - LOADED_FIELDS
     if checkpoint is None:
         return RunSettings(spec, set_now)
-    saved = parse_spec(checkpoint.run.spec)
+    saved = RunSpec.from_saved(checkpoint.run.spec)
+    if not saved.model_files:  # saved by a version that did not measure them
+        saved = saved.model_copy(update={"model_files": spec.model_files})
     differing = spec.differences(saved)
     contradicted = differing.keys() & (LOADED_FIELDS | set_now)
     if "model_hash" in contradicted:
@@ -39,11 +41,8 @@ def settings_to_begin_with(spec: RunSpec, checkpoint: Checkpoint | None, model: 
             "Start with the one that it had, or give another directory with --state-dir to begin anew."
         )
     if contradicted:
-        listed = "; ".join(
-            f"{name} is {now} now and was {was}"
-            for name, (now, was) in sorted(differing.items())
-            if name in contradicted
-        )
+        told = (each for name in sorted(contradicted) for each in told_apart(name, *differing[name]))
+        listed = "; ".join(f"{each.field} is {each.mine} now and was {each.theirs}" for each in told)
         raise StateError(
             f"The checkpoint in {checkpoint.directory} belongs to a run with other settings: {listed}. Start with the "
             "settings that it had, or give another directory with --state-dir to begin anew."

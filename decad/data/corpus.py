@@ -78,6 +78,8 @@ class Corpus:
     """Those that are used."""
     cut: int = 0
     """Of them, those that are longer than a sequence and were cut."""
+    templated: bool = False
+    """Whether any of them is a conversation, which the model's chat template wrote."""
     losses: Losses = field(default_factory=Losses)
 
     def write(self, folder: Path) -> None:

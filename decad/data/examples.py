@@ -58,7 +58,7 @@ def encoder(columns: Collection[str], tokenizer: Any, task: str, labels: Sequenc
             )
         return _Labelled(tokenizer, texts, labels)
     if "messages" in columns:
-        return _Messages(tokenizer)
+        return Messages(tokenizer)
     if {"prompt", "completion"} <= set(columns):
         return _Completion(tokenizer)
     if "text" in columns:
@@ -90,7 +90,7 @@ class _Completion:
         return Example(asked + answer, [False] * len(asked) + [True] * len(answer))
 
 
-class _Messages:
+class Messages:
     """``messages`` in the model's chat template; the assistant's turns are to be predicted."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -100,9 +100,10 @@ class _Messages:
                 "the model's chat variant, or write prompt and completion instead"
             )
         self._tokenizer = tokenizer
-        self._marked = (
-            "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template
-        )
+        # Of several named templates transformers takes that which is called default.
+        template = tokenizer.chat_template
+        text = template.get("default", "") if isinstance(template, dict) else template
+        self._marked = "{% generation" in text or "{%- generation" in text
 
     def __call__(self, columns: Mapping[str, Any]) -> Example:
         messages = _without_nulls(columns["messages"])

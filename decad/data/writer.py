@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from decad.data.corpus import CLASSES, ENDS, KINDS, TARGETS, TOKENS, Corpus, Losses
-from decad.data.examples import BadRecordError, Encode, Example, encoder, text_tokens
+from decad.data.examples import BadRecordError, Encode, Example, Messages, encoder, text_tokens
 from decad.data.record import Record
 from decad.errors import DataError
 
@@ -128,6 +128,7 @@ class Writer:
             if not record.goes_on:
                 kind.write([self._tokenizer.eos_token_id])
         kind.first = kind.first or record.place
+        kind.corpus.templated |= isinstance(encode, Messages)
         if not record.goes_on:
             kind.corpus.records += 1
             kind.bytes += record.size

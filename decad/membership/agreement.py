@@ -25,9 +25,13 @@ MAX_SHOWN = 64
 """Characters of a peer's value that a message repeats: a whole SHA-256."""
 
 
+ABSENT = "not set"
+"""A key of a model's file that is not there, or has its usual value."""
+
+
 class Difference(NamedTuple):
-    """One thing on which two peers disagree, as text for people: a field of the run spec or the protocol
-    version."""
+    """One thing on which two peers disagree, as text for people: a field of the run spec, a key of one of the model's
+    files (``config.json hidden_size``), or the protocol version."""
 
     field: str
     mine: str
@@ -71,18 +75,29 @@ def agree(
     could, the larger id. What the model was loaded by counts as set: a peer cannot adopt a model that it does not
     have, nor divide one that it has loaded in another way.
     """
-    if mine.fingerprint == theirs.fingerprint:
-        return Keep()
     differing = mine.differences(theirs)
+    if mine.fingerprint == theirs.fingerprint and "chat_template" not in differing:
+        return Keep()
     i_hold = set(differing) if mine_trained else differing.keys() & (LOADED_FIELDS | set(mine_set))
     they_hold = set(differing) if their_trained else differing.keys() & (LOADED_FIELDS | set(their_set))
     if not i_hold and (they_hold or my_id > their_id):
-        return Adopt(theirs, frozenset(mine_set) | frozenset(their_set))
+        own = theirs.model_copy(update={"chat_template": mine.chat_template})
+        return Adopt(own, frozenset(mine_set) | frozenset(their_set))
     if not they_hold:
         return Keep()
     # What only one of us holds to, the other could adopt, were it not for these.
     contested = i_hold & they_hold or i_hold | they_hold
-    return Refuse(tuple(Difference(f, *map(_text, differing[f])) for f in sorted(contested)))
+    return Refuse(tuple(told for f in sorted(contested) for told in told_apart(f, *differing[f])))
+
+
+def told_apart(field: str, mine: Any, theirs: Any) -> list[Difference]:
+    """A field that differs, for people; of the model's files every key that does."""
+    if field == "chat_template":
+        field = "tokenizer_config.json chat_template"
+    if not isinstance(mine, dict):
+        return [Difference(field, _text(mine), _text(theirs))]
+    keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+    return [Difference(key, *(_text(files.get(key, ABSENT)) for files in (mine, theirs))) for key in keys]
 
 
 def parse_spec(text: str) -> RunSpec:
@@ -137,6 +152,11 @@ def _advice(fields: set[str]) -> str:
         return "The two run different versions of decad: upgrade the older one."
     if "model_hash" in fields:
         return "The base models differ: give both machines the same --model directory, byte for byte."
+    if any(".json " in field for field in fields):
+        return (
+            "The weights are the same, but not what they mean: give both machines the same --model directory, with its "
+            "config.json and tokenizer."
+        )
     if fields & LOADED_FIELDS - {"plan_hash"}:
         return (
             "By these a model is loaded, before any peer is met: start both with the same --task, --labels, --blocks "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decad.config import RunSpec
-from decad.errors import InternalError
+from decad.errors import InternalError, ModelError, first_line
 from decad.model.division import divide
 from decad.model.loading import load_module
 from decad.model.output import SHARD_BYTES, new_directory
@@ -55,6 +56,24 @@ def export_model(
                 shutil.copyfile(base_dir / name, partial / name)
         for file in partial.iterdir():  # safetensors leaves its own readable for the owner alone
             file.chmod(partial.stat().st_mode & 0o666)
+
+
+def check_export(directory: Path, module: Any) -> None:
+    """Find now what would make `export_model` fail after all the training. Raises ModelError.
+
+    ``module``: the model of ``directory``; all of it is written but for its tensors.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="decad-export-") as folder:
+            module.save_pretrained(folder, state_dict={})
+    except OSError:  # no room there just now says nothing of later
+        return
+    except Exception as error:
+        named = "generation_config.json" if "eneration" in str(error) else "what is in it"
+        raise ModelError(
+            f"{directory} could be trained, but not written again: {first_line(error)}. Mend {named}; the export after "
+            "the training would fail."
+        ) from error
 
 
 def _put(module: Any, blocks: Mapping[int, Tensor], spec: RunSpec) -> None:

@@ -13,13 +13,21 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from decad.config import RunSpec
 from decad.core.keyed import keyed_bits, uint64
 from decad.errors import ConfigError, ModelError, first_line
 from decad.model.quiet import quiet_transformers
 
+ADAPTER = "adapter_config.json"
+"""transformers puts such an adapter into the model that lies beside it, by itself, where peft is installed."""
 CAUSAL_LM, CLASSIFICATION = "causal-lm", "classification"
 _CLASSES: dict[str, Any] = {
     CAUSAL_LM: AutoModelForCausalLM,
@@ -35,6 +43,14 @@ def read_config(directory: Path) -> dict[str, Any]:
             "(config.json, tokenizer, safetensors); decad downloads nothing."
         )
     path = directory / "config.json"
+    if (directory / ADAPTER).is_file():
+        raise ModelError(
+            f"{directory} has an adapter ({ADAPTER}) {'beside a whole model' if path.is_file() else 'and no model'}. "
+            "decad trains whole models and would not know which of the two is meant. To train what the two make "
+            "together, merge them into a directory of their own with peft: "
+            "AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(NEW), and save the "
+            "tokenizer there too. To train the model without it, move the adapter's files away."
+        )
     if not path.is_file():
         raise ModelError(
             f"{directory} has no config.json, so it is not a Hugging Face model directory. Download the "
@@ -50,12 +66,22 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} names no model_type, so nobody can tell what model it is. Copy it again from the model's source."
         )
-    if config.get("quantization_config"):
+    if config.get("auto_map") and config["model_type"] not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{directory} needs code of its own (auto_map in config.json), which decad does not run: it would be "
+            "somebody's program on every peer. Use a model that transformers knows, or give a module of your own to "
+            "decad.api."
+        )
+    if any(part.get("quantization_config") for part in (config, *_nested(config))):
         raise ModelError(
             f"{directory} holds quantised weights, which cannot be trained. Use the unquantised model, or "
             "convert a GGUF file with `decad model import`."
         )
     return dict(config)
+
+
+def _nested(config: dict[str, Any]) -> list[dict[str, Any]]:
+    return [part for part in config.values() if isinstance(part, dict)]
 
 
 def what_to_train(directory: Path, spec: RunSpec) -> RunSpec:
@@ -115,6 +141,7 @@ def load_module(directory: Path, dtype: torch.dtype | Literal["auto"], spec: Run
         module, found = _CLASSES[spec.task].from_pretrained(
             directory,
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             dtype=dtype,
             output_loading_info=True,
@@ -139,14 +166,24 @@ def empty_module(directory: Path, dtype: torch.dtype, spec: RunSpec) -> Any:
 
     For use under a `FakeTensorMode` or with the ``meta`` device as the default, where weights take no memory.
     """
-    quiet_transformers()
-    read_config(directory)
+    config = load_config(directory, spec)
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, **_head_settings(spec))
-        module = _CLASSES[spec.task].from_config(config, dtype=dtype)
+        module = _CLASSES[spec.task].from_config(config, dtype=dtype, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{directory} describes no model for {spec.task}: {first_line(error)}.") from error
     return module.train(False).requires_grad_(False)
+
+
+def load_config(directory: Path, spec: RunSpec) -> Any:
+    """transformers' config of a directory that decad trains. Raises ModelError."""
+    quiet_transformers()
+    read_config(directory)
+    try:
+        return AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, **_head_settings(spec)
+        )
+    except Exception as error:
+        raise ModelError(f"{directory} describes no model for {spec.task}: {first_line(error)}.") from error
 
 
 def _head_settings(spec: RunSpec) -> dict[str, Any]:
@@ -217,7 +254,7 @@ def load_tokenizer(directory: Path, task: str) -> Any:
     short examples with. Raises ModelError."""
     quiet_transformers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelError(
             f"{directory} has no tokenizer that can be loaded: {first_line(error)}. Copy tokenizer.json and "
@@ -236,3 +273,18 @@ def load_tokenizer(directory: Path, task: str) -> Any:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_vocabulary(directory: Path, tokenizer: Any, module: Any) -> None:
+    """Refuse a tokenizer of which a token has no row in the embedding. Raises ModelError.
+
+    By the highest number, not by how many there are: a vocabulary may have holes.
+    """
+    rows = int(module.get_input_embeddings().weight.shape[0])
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if highest >= rows:
+        raise ModelError(
+            f"{directory}: the tokenizer's token {token!r} has the number {highest}, and the model's embedding has "
+            f"{rows} rows (0 to {rows - 1}). They do not belong together: copy both from one source; or, where tokens "
+            "were added, give the model rows for them with transformers' resize_token_embeddings and save it."
+        )

@@ -24,7 +24,7 @@ from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block, BlockPlan
 from decad.model.division import divide
-from decad.model.length import check_length, context_length
+from decad.model.length import context_length, sequence_length
 from decad.model.loading import CAUSAL_LM, empty_module
 from decad.model.objective import CHUNK, Classes, NextToken, Objective
 from decad.model.trainable import add_up, keep_inputs_alone
@@ -66,7 +66,7 @@ def measure(
     """
     with FakeTensorMode():
         module = empty_module(directory, dtype, spec)
-        check_length(seq_len, context_length(module.config))
+        sequence_length(seq_len, context_length(module.config))
         if checkpointing:
             keep_inputs_alone(directory, module)
         plan = divide(module, spec.blocks, spec.freeze)

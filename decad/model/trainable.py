@@ -18,10 +18,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from decad.config import RunSpec
 from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
-from decad.errors import ConfigError, InternalError, ModelError
+from decad.errors import ConfigError, InternalError
 from decad.model.division import divide
+from decad.model.export import check_export
 from decad.model.length import context_length
-from decad.model.loading import CAUSAL_LM, load_module, load_tokenizer, what_to_train
+from decad.model.loading import CAUSAL_LM, check_vocabulary, load_module, load_tokenizer, what_to_train
+from decad.model.meaning import meaning_of
 from decad.model.objective import Classes, NextToken, Objective
 from decad.model.rounding import round_stochastically
 from decad.model.weights import BaseWeights
@@ -93,17 +95,17 @@ class TrainableModel:
         base = BaseWeights(directory)
         module = load_module(directory, dtype, spec)
         tokenizer = load_tokenizer(directory, spec.task)
-        vocabulary = module.get_input_embeddings().weight.shape[0]
-        if len(tokenizer) > vocabulary:
-            raise ModelError(
-                f"{directory}: the tokenizer knows {len(tokenizer)} tokens and the model "
-                f"{vocabulary}. They do not belong together: copy both from one source."
-            )
+        check_vocabulary(directory, tokenizer, module)
+        check_export(directory, module)
         if checkpointing:
             keep_inputs_alone(directory, module)
         causal = spec.task == CAUSAL_LM
         objective = NextToken(module) if causal else Classes(module, tokenizer.pad_token_id)
-        spec = spec.model_copy(update={"model_hash": base.sha256()})
+        measured = {
+            "model_hash": base.sha256(),
+            "model_files": meaning_of(module.config, tokenizer, spec.task),
+        }
+        spec = spec.model_copy(update=measured)
         return cls(module, spec, objective, tokenizer, device, micro_batch)
 
     @property

@@ -47,6 +47,8 @@ def default_of(name: str, info: FieldInfo) -> str:
         return "`$XDG_STATE_HOME/decad`, else `~/.local/state/decad`"
     if name in NEEDED_SETTINGS:
         return "must be set"
+    if info.default is None:
+        return "unset"
     if info.default in ("", ()):
         return "empty"
     return f"`{str(info.default).lower() if isinstance(info.default, bool) else info.default}`"

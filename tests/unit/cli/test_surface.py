@@ -81,7 +81,7 @@ def test_the_defaults_in_the_help_are_those_of_the_settings() -> None:
         "mdns",
         "labels",
         "gradient_checkpointing",
-        "max_bad",
+        "seq_len",
     }
     for option in cli.commands["start"].params:
         name, help_ = option.name or "", getattr(option, "help", "")

@@ -102,7 +102,7 @@ def test_tokenizer_larger_than_the_model(copy: Path) -> None:
     state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"][:200].clone()
     save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
     change_config(copy, vocab_size=200, bos_token_id=1, eos_token_id=1, pad_token_id=1)
-    refuse(copy, "knows 258 tokens and the model 200")
+    refuse(copy, "token '<.pad.>' has the number 257, and the model's embedding has 200 rows")
 
 
 def test_a_missing_tensor_is_not_made_up(copy: Path) -> None:
