@@ -250,13 +250,17 @@ def blocks(config: Path | None, neighbours: int, as_json: bool, **flags: Any) ->
     default=None,
     help="Evaluate this peer's fine-tuned weights instead of the base model's.",
 )
-@click.option("--name", default="", help="--name of the peer whose held-out split is meant.")
+@click.option("--base", is_flag=True, help="With --state-dir: the base model's, on what that peer holds out.")
+@click.option(
+    "--name",
+    default=None,
+    help="--name, or id, of the peer whose held-out split is meant.  [default: that of --state-dir]",
+)
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Seed of the run, for the held-out split.",
+    default=None,
+    help="Seed of the run, for the held-out split.  [default: that of --state-dir, else 0]",
 )
 @click.option(
     "--seq-len",

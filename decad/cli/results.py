@@ -15,6 +15,7 @@ from decad.cli.client import save
 from decad.config import RunSpec
 from decad.core.batch import Score
 from decad.daemon.device import choose_device
+from decad.daemon.loading import DRAWN_BY
 from decad.data.local import data_seed, load_data
 from decad.errors import NoDaemonError, StateError
 from decad.model.dtypes import DTYPES
@@ -43,8 +44,9 @@ def evaluate_on(
     model: Path,
     data: str,
     state_dir: Path | None,
-    name: str,
-    seed: int,
+    base: bool,
+    name: str | None,
+    seed: int | None,
     seq_len: int | None,
     batch_size: int,
     held_out: float,
@@ -54,25 +56,30 @@ def evaluate_on(
     labels: str,
     as_json: bool,
 ) -> None:
-    """Print the mean loss in nats a token; of a classifier, the accuracy too."""
-    step = None
+    """Print the mean loss in nats a token; of a classifier, the accuracy too.
+
+    ``base``: the base model's, though on what the peer of ``state_dir`` holds out. ``name`` and ``seed``: whose split
+    that is; None: as the checkpoint says.
+    """
+    step, drawn_by, run_seed = None, "", 0
     if state_dir is not None:
         _save_if_running(state_dir)
         with open_checkpoint(state_dir) as checkpoint:
             found = _checked(checkpoint, state_dir, model)
             trained = RunSpec.from_saved(found.run.spec)
             trainable = TrainableModel.load(model, choose_device(device), torch.float32, trained)
-            _apply(trainable, TrainedBlocks(found))
-            step = found.run.step
+            drawn_by, run_seed = str(found.run.data.get(DRAWN_BY, "")), trained.seed
+            if not base:
+                _apply(trainable, TrainedBlocks(found))
+                step = found.run.step
     else:
         asked = RunSpec.model_validate({"task": task, "labels": _parts(labels)})
         trainable = TrainableModel.load(model, choose_device(device), torch.float32, asked)
     seq_len = sequence_length(seq_len, trainable.context_length)
     paths = [Path(part) for part in _parts(data)]
     spec = trainable.spec
-    text = load_data(
-        paths, trainable.tokenizer, spec.task, spec.labels, seq_len, held_out, data_seed(seed, name)
-    )
+    split = data_seed(run_seed if seed is None else seed, drawn_by if name is None else name)
+    text = load_data(paths, trainable.tokenizer, spec.task, spec.labels, seq_len, held_out, split)
     held = list(text.held_out_batches(batch_size, batches))
     score = reduce(Score.plus, map(trainable.evaluate, held)) if held else Score(0.0, 0)
     if not score.predictions:

@@ -150,7 +150,12 @@ class Writer:
         if not kinds:
             if not losses.records:
                 raise DataError("There are no records in the data. Add some.")
-            raise DataError(f"None of the {losses.records} records can be used: {losses.listed}.")
+            none = (
+                f"None of the {losses.records} records can"
+                if losses.records > 1
+                else "The only record cannot"
+            )
+            raise DataError(f"{none} be used: {losses.listed}.")
         kept = kinds.pop()
         for other in kinds:
             what = f"{KINDS[other.corpus.kind]}, and most of the data is {KINDS[kept.corpus.kind]}"

@@ -25,7 +25,7 @@ MAX_SHOWN = 64
 """Characters of a peer's value that a message repeats: a whole SHA-256."""
 
 
-ABSENT = "not set"
+ABSENT = "the default"
 """A key of a model's file that is not there, or has its usual value."""
 
 

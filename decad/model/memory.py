@@ -151,6 +151,20 @@ def _loss_bytes(weight: Tensor, trained: bool) -> int:
     return logits + (4 * wide if trained else wide)
 
 
+GROUPED = torch.ops.aten._grouped_mm.default
+"""How transformers multiplies with the experts of a mixture."""
+
+
+def _grouped(*args: Any, **kwargs: Any) -> Tensor:
+    """Its result's shape in every dtype: torch computes in all, and knows the shapes for bfloat16 alone."""
+    dtype = args[0].dtype
+    halved = (
+        part.bfloat16() if isinstance(part, Tensor) and part.is_floating_point() else part for part in args
+    )
+    result: Tensor = GROUPED(*halved, **kwargs)
+    return result.to(dtype)
+
+
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types it in part
     """Counts the storages that operators make, until they are freed; ``there`` already: not counted."""
 
@@ -163,7 +177,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: object, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = _grouped(*args, **(kwargs or {})) if func is GROUPED else func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._follow(tensor.untyped_storage())

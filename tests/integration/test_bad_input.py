@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 from support.daemon import Fleet, Result
 from support.tiny import make_tiny_llama
+
+from decad.config import PROTOCOL_VERSION
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -52,7 +56,7 @@ def _complains(result: Result, code: int, message: str) -> None:
         ("--device gpu", "--device gpu is not known\\. Use auto, cpu, cuda, cuda:N or mps\\."),
         (
             "--seq-len 512",
-            "--seq-len 512 is longer than the 256 tokens that this model was made for\\. Give that or less\\.",
+            "--seq-len 512 is longer than the 256 tokens that this model was made for\\. Give that or less, .*",
         ),
         ("--listen 0.0.0.0:0", "--listen 0.0.0.0:0 would accept links from other machines.* --insecure\\."),
         ("--larning-rate 1", "No such option '--larning-rate'.* See `decad start --help`\\."),
@@ -124,8 +128,12 @@ def files(peers: Fleet) -> Path:
         ("--model folder", MODEL, "folder has no config.json, .*"),
         ("--data none.txt", DATA, "none.txt does not exist\\. Give --data .*"),
         ("--data folder", DATA, "folder holds no data files .*"),
-        ("--data empty.txt", DATA, "empty.txt is empty\\. .*"),
-        ("--data latin.txt", DATA, "latin.txt is not UTF-8 text: byte 3 \\(0xe9\\) .* `iconv .*"),
+        ("--data empty.txt", DATA, "The only record cannot be used: empty.txt: it is empty\\."),
+        (
+            "--data latin.txt",
+            DATA,
+            "The only record cannot be used: latin.txt: it is not UTF-8 text: byte 3 \\(0xe9\\) .*",
+        ),
         ("--data short.txt", DATA, "the data has 6 tokens, and two sequences of 32 tokens .* need 64\\. .*"),
         (
             "--state-dir empty.txt",
@@ -199,6 +207,28 @@ def test_another_base_model_is_refused_on_both_ends(trio: Fleet, peers: Fleet) -
     a.until(lambda reply: any("model_hash" in notice.text for notice in reply.notices))
 
 
+def test_the_same_weights_with_another_config_or_tokenizer_are_refused_on_both_ends(
+    trio: Fleet, peers: Fleet
+) -> None:
+    a, other = trio["a"], peers.folder / "model"
+    shutil.copytree(peers.model, other)
+    config = json.loads((other / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": 123.0, "rope_type": "default"}
+    (other / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    x = peers.start("x", "--model", str(other), "--peers", a.address)
+    theta = "config.json rope_parameters.rope_theta is (123.0 here and the default|the default here and 123.0) there"
+    normaliser = r"tokenizer.json normalizer is (.* here and null|null here and .*) there"
+    _complains(
+        x.result(),
+        PEER,
+        f"Peer [0-9a-f]{{8}} cannot train with this one: {theta}; {normaliser}\\. The weights are the same, but .*",
+    )
+    a.until_log(f"cannot train with this one: {theta}; {normaliser}")
+
+
 def test_another_run_is_refused_on_both_ends(trio: Fleet, peers: Fleet) -> None:
     a = trio["a"]
     x = peers.start("x", "--run", "mine", "--peers", a.address)
@@ -220,9 +250,9 @@ def test_another_protocol_version_is_refused_on_both_ends(trio: Fleet, peers: Fl
     later = "from decad.daemon import admission, handshake\n"
     later += "admission.PROTOCOL_VERSION = handshake.PROTOCOL_VERSION = 99"
     x = peers.start("x", "--peers", a.address, before=later)
-    message = "protocol_version is 99 here and 1 there\\. The two run different versions of decad: .*"
+    message = f"protocol_version is 99 here and {PROTOCOL_VERSION} there\\. The two run different versions of decad: .*"
     _complains(x.result(), PEER, f"Peer [0-9a-f]{{8}} cannot train with this one: {message}")
-    a.until_log("cannot train with this one: protocol_version is 1 here and 99 there\\.")
+    a.until_log(f"cannot train with this one: protocol_version is {PROTOCOL_VERSION} here and 99 there\\.")
 
 
 def test_peers_that_cannot_be_reached(peers: Fleet) -> None:

@@ -58,11 +58,12 @@ def test_the_exported_model_is_what_was_trained_and_answers_a_prompt(trained: Fl
 
 
 def test_what_was_trained_is_better_than_the_base_model(trained: Fleet) -> None:
-    text = ["--data", str(trained.texts / "a.txt"), "--name", "a", "--seq-len", "32", "--json"]
-    base = trained.run("eval", "--model", str(trained.model), *text)
-    tuned = trained.run(
-        "eval", "--model", str(trained.model), "--state-dir", str(trained["a"].state_dir), *text
-    )
+    text = ["--data", str(trained.texts / "a.txt"), "--seq-len", "32", "--json"]
+    state = ["--model", str(trained.model), "--state-dir", str(trained["a"].state_dir)]
+    base = trained.run("eval", *state, "--base", *text)
+    named = trained.run("eval", "--model", str(trained.model), "--name", "a", *text)
+    assert json.loads(named.out) == json.loads(base.out)
+    tuned = trained.run("eval", *state, *text)
     assert (base.code, tuned.code) == (0, 0)
     before, after = json.loads(base.out), json.loads(tuned.out)
     assert (before["step"], after["step"]) == (None, 62)
@@ -76,7 +77,7 @@ def test_what_was_trained_is_better_than_the_base_model(trained: Fleet) -> None:
 
 def test_what_eval_says_is_what_the_daemon_measured(trained: Fleet) -> None:
     measured = re.findall(r"step 62: held-out loss ([\d.]+)", trained["a"].log)[-1]
-    options = ["--data", str(trained.texts / "a.txt"), "--name", "a", "--seq-len", "32", "--batch-size", "4"]
+    options = ["--data", str(trained.texts / "a.txt"), "--seq-len", "32", "--batch-size", "4"]
     state = ["--model", str(trained.model), "--state-dir", str(trained["a"].state_dir)]
     done = trained.run("eval", *state, *options, "--batches", "1")
     assert done.out.startswith(f"fine-tuned model of step 62: loss {measured} ")
