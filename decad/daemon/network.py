@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 from decad._proto import peer_pb2 as pb
 from decad.daemon.context import PeerContext
+from decad.daemon.discovery import Discovery
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import FetchPort, ReadBlock
 from decad.daemon.handshake import COPIED, Handshake
 from decad.daemon.links import Links
-from decad.daemon.lookout import Lookout
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import Session
 from decad.daemon.views import Views
@@ -52,7 +52,7 @@ class Network:
         self.dials = DialPlan(context.peer_id, random.Random(context.peer_id))
         for address in context.config.peers:
             self.dials.add(address, "peers", now)
-        self.lookout = Lookout(context, self.dials, lambda error: context.progress.notice(str(error)))
+        self.discovery = Discovery(context, self.dials, context.progress.notice)
         self._links = Links(context, transport, exchange, donate, self, self.neighbourhood, self.dials)
         self._views = Views(self.table, self.dials, self._links.sessions, self._links.attempt)
         self._leaving = False
@@ -126,7 +126,7 @@ class Network:
         """Dial, tick and discover until cancelled."""
         async with asyncio.TaskGroup() as group:
             if self._context.config.mdns:
-                group.create_task(self._look_out())
+                group.create_task(self._discover())
             while not self._leaving:
                 now = self.now()
                 self._moved(self.table.tick(now))
@@ -139,16 +139,16 @@ class Network:
         self.stage, self._leaving = Stage.AWAY, True
         await self._links.farewell(reason)
 
-    async def _look_out(self) -> None:
+    async def _discover(self) -> None:
         try:
-            await self.lookout.run(self.listening)
+            await self.discovery.run(self.listening)
         except NetworkError as error:
             self._fail(error)
 
     def freeze(self) -> None:
         """Training begins: the run's settings stay as they are."""
         self._context.run.frozen = True
-        self.lookout.settings_changed()
+        self.discovery.settings_changed()
 
     # -- what links and neighbours tell ---------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Network:
 
     def run_adopted(self) -> None:
         """The run's settings are another peer's now."""
-        self.lookout.settings_changed()
+        self.discovery.settings_changed()
 
     def mismatched(self, error: MismatchError, address: str) -> None:
         """Fatal before the first step if the operator named this peer, whichever of the two dialled."""

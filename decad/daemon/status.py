@@ -49,7 +49,7 @@ class StatusBoard:
             state_dir=str(self.config.state_dir.resolve()),
             listen=self.network.listening,
             insecure=True,
-            mdns=self.network.lookout.state,
+            mdns=self.network.discovery.state,
             activity=progress.activity.value,
             waiting_for=self.waiting_for(),
             progress=self._progress(),

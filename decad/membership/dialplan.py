@@ -21,6 +21,9 @@ FIRST_DELAY_S = 0.5
 LAST_DELAY_S = 10.0
 """The delay grows no further: after a split, peers find each other again within this time."""
 
+MYSELF_DELAY_S = 60.0
+"""The delay for a number that was this peer's own."""
+
 DIALS_AT_ONCE = 16
 """Dials under way together: a list of a thousand dead addresses must not take all the sockets."""
 
@@ -113,7 +116,7 @@ class DialPlan:
         room = DIALS_AT_ONCE - sum(entry.dialling for entry in self._known.values())
         chosen: list[str] = []
         for entry in sorted(self._known.values(), key=lambda e: (e.found != "peers", e.next_dial)):
-            if entry.dialling or entry.myself or entry.next_dial > now or len(chosen) >= room:
+            if entry.dialling or entry.next_dial > now or len(chosen) >= room:
                 continue
             if entry.peer is not None and (entry.peer in connected or entry.peer in busy):
                 continue
@@ -127,7 +130,7 @@ class DialPlan:
         """``peer`` answered there and proved its id, though the link may have been a duplicate and is
         closed."""
         if entry := self._ended(address):
-            entry.peer, entry.reached = peer, True
+            entry.peer, entry.reached, entry.myself = peer, True, False
             entry.failures, entry.reason, entry.failing_since = 0, "", None
             entry.next_dial = now + self._delay(1)
 
@@ -135,19 +138,19 @@ class DialPlan:
         """Nobody answered, or whoever did was refused or refused us."""
         if entry := self._ended(address):
             entry.failures += 1
-            entry.reason = reason
+            entry.reason, entry.myself = reason, False
             if entry.failing_since is None:
                 entry.failing_since = now
             entry.next_dial = now + self._delay(entry.failures)
 
     def was_myself(self, address: str, now: float) -> None:
-        """We reached ourselves. A number is never dialled again; a name may lead to another peer the next
-        time."""
+        """We reached ourselves. A name may lead to another peer the next time, and so may a number, which another
+        machine gets when this one is given a new address."""
         if entry := self._ended(address):
             entry.peer = None
             entry.reason = "it is this peer's own address"
-            entry.myself = _is_number(address)
-            entry.next_dial = now + LAST_DELAY_S
+            entry.myself = True
+            entry.next_dial = now + (MYSELF_DELAY_S if _is_number(address) else LAST_DELAY_S)
 
     def _ended(self, address: str) -> Address | None:
         entry = self._known.get(address)

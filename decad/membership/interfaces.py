@@ -3,7 +3,9 @@ reached."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -31,10 +33,11 @@ reach their addresses, so they are used only if the operator names them."""
 
 
 class Interface(NamedTuple):
-    """An interface that is switched on and has an IPv4 address; its cable may be out."""
+    """An interface that is switched on and has an address; its cable may be out."""
 
     name: str
     addresses: tuple[str, ...]
+    """IPv4 first. Of IPv6 those that mean the same on every interface: not the link-local ones."""
     multicast: bool
 
 
@@ -46,11 +49,13 @@ class Choice(NamedTuple):
 
 
 def present_interfaces() -> list[Interface]:
-    """The machine's interfaces that are switched on and speak IPv4, loopback included."""
+    """The machine's interfaces that are switched on and have an address, loopback included."""
     states = psutil.net_if_stats()
     found = []
     for name, addresses in psutil.net_if_addrs().items():
-        numbers = tuple(a.address for a in addresses if a.family == socket.AF_INET)
+        four = [a.address for a in addresses if a.family == socket.AF_INET]
+        six = [a.address for a in addresses if a.family == socket.AF_INET6 and not _is_link_local(a.address)]
+        numbers = (*four, *six)
         if not numbers or name not in states:
             continue
         # `isup` asks for a carrier as well: a machine may start before its network does. Where the system
@@ -72,24 +77,22 @@ def choose_interfaces(interface: str, listen_host: str, present: Sequence[Interf
     reach what would be announced.
     """
     host = ipaddress.ip_address("127.0.0.1" if listen_host == "localhost" else listen_host)
-    if host.version == 6 and not host.is_unspecified:
-        raise NetworkError(
-            f"mDNS unavailable: it speaks IPv4 here, and --listen is {listen_host}. "
-            "Listen on an IPv4 address, or use --peers."
-        )
     if interface:
         chosen = _named(interface, present)
     elif host.is_loopback:
         chosen = (str(host),)
     elif host.is_unspecified:
         chosen = tuple(a for i in present if _leads_out(i) for a in i.addresses)
-        if not chosen:
-            raise NetworkError(
-                "mDNS unavailable: no interface leads out of this machine by multicast. "
-                f"Name one with --interface, or use --peers. {_listed(present)}"
-            )
     else:
         chosen = _named(str(host), present)
+    if host.is_unspecified and host.version == 4:  # links are accepted there alone
+        chosen = tuple(address for address in chosen if ":" not in address)
+    if not chosen:
+        how = "IPv4 multicast" if host.version == 4 else "multicast"
+        raise NetworkError(
+            f"mDNS unavailable: no interface leads out of this machine by {how}. Name one with --interface, or use "
+            f"--peers. {_listed(present)}"
+        )
     if host.is_loopback and not all(ipaddress.ip_address(a).is_loopback for a in chosen):
         raise NetworkError(
             f"mDNS unavailable: --interface {interface} leads to other machines, but --listen {listen_host} "
@@ -114,14 +117,26 @@ def _leads_out(interface: Interface) -> bool:
     return interface.multicast and not loopback and not interface.name.startswith(INNER)
 
 
+def index_of(address: str) -> int:
+    """The system's number of the interface that has this address. Raises OSError when none has it."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(a.address.partition("%")[0] == address for a in addresses):
+            return socket.if_nametoindex(name)
+    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+
+def _is_link_local(text: str) -> bool:
+    return ipaddress.ip_address(text.partition("%")[0]).is_link_local
+
+
 def _is_loopback(text: str) -> bool:
     try:
         # All of 127.0.0.0/8 answers, though the interface lists one address of it.
-        return ipaddress.IPv4Address(text).is_loopback
+        return ipaddress.ip_address(text).is_loopback
     except ValueError:
         return False
 
 
 def _listed(present: Sequence[Interface]) -> str:
     there = ", ".join(f"{i.name} ({', '.join(i.addresses)})" for i in present)
-    return f"There are: {there or 'none with an IPv4 address'}."
+    return f"There are: {there or 'none with an address'}."

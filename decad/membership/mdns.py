@@ -12,24 +12,25 @@ import hashlib
 import ipaddress
 import re
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from decad.config import PROTOCOL_VERSION
 from decad.errors import NetworkError
 from decad.membership.identity import short_id
-from decad.membership.interfaces import Choice
+from decad.membership.interfaces import Choice, index_of
 
 SERVICE = "_decad._tcp.local."
 
 _INSTANCE = re.compile(rf"[0-9a-f]{{8}}\.{re.escape(SERVICE)}")
 """What our announcements are called. Anybody may point to any name; zeroconf raises on some of them."""
 
-GROUP = "224.0.0.251"
-"""The address of multicast DNS (RFC 6762)."""
+GROUP, GROUP6 = "224.0.0.251", "ff02::fb"
+"""The addresses of multicast DNS (RFC 6762)."""
 
 MAX_SERVICES = 1024
 """Announcements followed: anybody on the network can invent any number of them."""
@@ -73,7 +74,7 @@ def run_digest(run: str) -> str:
     return hashlib.sha256(run.encode()).hexdigest()[:16]
 
 
-class Discovery:
+class ServiceDiscovery:
     """Announces this peer and reports the others, as long as `run` runs."""
 
     def __init__(
@@ -103,8 +104,8 @@ class Discovery:
         """Service name -> what it says; None until that is known, or if it makes no sense."""
         self._reported: dict[str, Found] = {}
         """The same for those that were reported: what `on_event` was told and not told the end of."""
-        self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
-        """Names of services to resolve, or None when it is time to announce ourselves."""
+        self._inbox: asyncio.Queue[str | Choice | None] = asyncio.Queue()
+        """Names of services to resolve, where to speak from now on, or None when it is time to announce ourselves."""
         self._resolving: set[str] = set()
 
     def update_run(self, run: str, *, any_run: bool = False) -> None:
@@ -113,11 +114,15 @@ class Discovery:
         self._any_run = any_run
         self._inbox.put_nowait(None)
 
+    def move(self, where: Choice) -> None:
+        """Speak here from now on; to be called again now and then, since an address that is new may not work yet."""
+        self._inbox.put_nowait(where)
+
     async def run(self) -> None:
         """Announce and browse until cancelled, then say goodbye.
 
-        Raises NetworkError when multicast is not to be had. A network that fails later is not noticed here:
-        the others fall silent, that is all.
+        Raises NetworkError when multicast is not to be had at first. A network that fails later is not noticed
+        here: the others fall silent, until `move` says where to speak instead.
         """
         zeroconf = _open(self._where.interfaces)
         try:
@@ -144,13 +149,23 @@ class Discovery:
         places = asyncio.Semaphore(RESOLVES_AT_ONCE)
         while True:
             name = await self._inbox.get()
-            if name is None:
+            if isinstance(name, Choice):
+                await self._move(zeroconf, name)
+            elif name is None:
                 tasks.create_task(_finish(await zeroconf.async_update_service(self._service())))
                 for known in list(self._announced):
                     self._report(known)
             else:
                 await places.acquire()
                 tasks.create_task(self._resolve(zeroconf.zeroconf, name, places))
+
+    async def _move(self, zeroconf: AsyncZeroconf, where: Choice) -> None:
+        """Raises nothing for an interface that went meanwhile: zeroconf logs it, and the next look sees it."""
+        usable, _ = _usable(where.interfaces)
+        before, self._where = self._where, where
+        await zeroconf.async_update_interfaces(usable)
+        if where != before and where.advertised:
+            self._inbox.put_nowait(None)
 
     async def _resolve(self, zeroconf: Zeroconf, name: str, places: asyncio.Semaphore) -> None:
         self._resolving.discard(name)
@@ -192,9 +207,9 @@ class Discovery:
         text = info.decoded_properties
         peer_id, version, run = text.get("id") or "", text.get("v") or "", text.get("run") or ""
         addresses = [
-            f"{address}:{info.port}"
-            for address in info.parsed_addresses(IPVersion.V4Only)
-            if self._reachable(ipaddress.IPv4Address(address))
+            f"[{address}]:{info.port}" if ":" in address else f"{address}:{info.port}"
+            for address in info.parsed_addresses()
+            if self._reachable(ipaddress.ip_address(address))
         ][:MAX_ADDRESSES]
         if (
             not re.fullmatch(r"[0-9a-f]{64}", peer_id)
@@ -207,10 +222,15 @@ class Discovery:
             return None
         return Found(peer_id, tuple(sorted(addresses)), int(version), run)
 
-    def _reachable(self, address: ipaddress.IPv4Address) -> bool:
-        """Nobody may send us to ports of this machine, unless it is there that we look for peers."""
+    def _reachable(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        """Nobody may send us to ports of this machine, unless it is there that we look for peers.
+
+        Nor to an IPv6 address that means something on one interface only, and does not say on which.
+        """
         if address.is_loopback:
-            return any(ipaddress.IPv4Address(i).is_loopback for i in self._where.interfaces)
+            return any(ipaddress.ip_address(i).is_loopback for i in self._where.interfaces)
+        if address.version == 6 and (address.is_link_local or address.ipv4_mapped):
+            return False
         return not (address.is_unspecified or address.is_multicast or address.is_reserved)
 
     def _service(self) -> AsyncServiceInfo:
@@ -226,25 +246,42 @@ class Discovery:
 
 def _open(interfaces: tuple[str, ...]) -> AsyncZeroconf:
     """Raises NetworkError unless multicast can be joined on at least one of the addresses."""
-    refused: dict[str, str] = {}
-    for address in interfaces:
-        # zeroconf goes on without a word when it cannot join: it would announce to nobody.
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            membership = socket.inet_aton(GROUP) + socket.inet_aton(address)
-            try:
-                probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-            except OSError as error:
-                refused[address] = error.strerror or str(error)
-    usable = [address for address in interfaces if address not in refused]
+    usable, refused = _usable(interfaces)
     try:
         if not usable:
             raise OSError(0, "; ".join(f"{address}: {why}" for address, why in refused.items()))
-        return AsyncZeroconf(interfaces=usable, ip_version=IPVersion.V4Only)
-    except OSError as error:
+        return AsyncZeroconf(interfaces=usable)
+    except (OSError, RuntimeError) as error:  # the one of the system, the other of zeroconf
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise NetworkError(
-            f"mDNS unavailable: {error.strerror or error}. Peers on this network will not be found by "
-            "themselves: use --peers, or name another interface with --interface."
+            f"mDNS unavailable: {why}. Peers on this network will not be found by themselves: use --peers, or name "
+            "another interface with --interface."
         ) from error
+
+
+def _usable(interfaces: tuple[str, ...]) -> tuple[list[str | int], dict[str, str]]:
+    """Addresses on which multicast can be joined, as zeroconf takes them, and why it cannot on the others.
+
+    zeroconf goes on without a word when it cannot join: it would announce to nobody.
+    """
+    usable, refused = list[str | int](), dict[str, str]()
+    for address in interfaces:
+        six = ":" in address
+        try:
+            with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                if six:
+                    membership = socket.inet_pton(socket.AF_INET6, GROUP6) + struct.pack(
+                        "@I", index_of(address)
+                    )
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
+                else:
+                    membership = socket.inet_aton(GROUP) + socket.inet_aton(address)
+                    probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        except OSError as error:
+            refused[address] = error.strerror or str(error)
+        else:
+            usable.append(address)
+    return usable, refused
 
 
 async def _finish(sent: Awaitable[None]) -> None:

@@ -1,4 +1,4 @@
-"""Discovery by real multicast DNS on 127.0.0.1: other tests and daemons on this machine may be heard too."""
+"""ServiceDiscovery by real multicast DNS on 127.0.0.1: other tests and daemons on this machine may be heard too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from decad.config import PROTOCOL_VERSION
 from decad.errors import NetworkError
 from decad.membership import mdns
 from decad.membership.interfaces import Choice
-from decad.membership.mdns import GROUP, SERVICE, Discovery, Found, Lost, run_digest
+from decad.membership.mdns import GROUP, SERVICE, Found, Lost, ServiceDiscovery, run_digest
 
 LOOPBACK = Choice(("127.0.0.1",), ("127.0.0.1",))
 EVENT_S = 20.0
@@ -45,7 +45,7 @@ class Peer:
             if event.peer_id in known:
                 self.events.put_nowait(event)
 
-        self.discovery = Discovery(self.id, port, run, LOOPBACK, note, any_run=any_run)
+        self.discovery = ServiceDiscovery(self.id, port, run, LOOPBACK, note, any_run=any_run)
 
     async def next(self) -> Found | Lost:
         async with asyncio.timeout(EVENT_S):
@@ -117,7 +117,7 @@ async def test_peer_is_lost_with_its_last_announcement(run: str) -> None:
                     SERVICE,
                     f"{secrets.token_hex(4)}.{SERVICE}",
                     port=port,
-                    properties={"id": b, "v": "1", "run": run_digest(run)},
+                    properties={"id": b, "v": str(PROTOCOL_VERSION), "run": run_digest(run)},
                     server=f"{secrets.token_hex(4)}.local.",
                     parsed_addresses=["127.0.0.1"],
                 )
@@ -145,7 +145,7 @@ HOSTILE: list[dict[str, str | bytes]] = [
 
 async def test_nonsense_is_passed_over_and_harms_nothing(run: str) -> None:
     events: asyncio.Queue[Found | Lost] = asyncio.Queue()
-    discovery = Discovery(_id(), 7001, run, LOOPBACK, events.put_nowait)
+    discovery = ServiceDiscovery(_id(), 7001, run, LOOPBACK, events.put_nowait)
     b = Peer(set(), 7002, run)
     zeroconf = AsyncZeroconf(interfaces=["127.0.0.1"])
     async with asyncio.TaskGroup() as tasks:
@@ -171,7 +171,7 @@ async def test_nonsense_is_passed_over_and_harms_nothing(run: str) -> None:
                     SERVICE,
                     f"{secrets.token_hex(4)}.{SERVICE}",
                     port=1,
-                    properties={"id": _id(), "v": "1", "run": run_digest(run)},
+                    properties={"id": _id(), "v": str(PROTOCOL_VERSION), "run": run_digest(run)},
                     server=f"{secrets.token_hex(4)}.local.",
                     parsed_addresses=[address],
                 )
@@ -186,7 +186,7 @@ async def test_nonsense_is_passed_over_and_harms_nothing(run: str) -> None:
 
 async def test_address_without_multicast_is_a_network_error_that_names_the_way_out() -> None:
     where = Choice(("203.0.113.1",), ("203.0.113.1",))
-    discovery = Discovery(_id(), 7001, "x", where, lambda event: None)
+    discovery = ServiceDiscovery(_id(), 7001, "x", where, lambda event: None)
     with pytest.raises(NetworkError, match=r"mDNS unavailable: 203.0.113.1: .*--peers"):
         await discovery.run()
 

@@ -23,7 +23,7 @@ import uvloop
 import decad
 from decad.errors import NetworkError
 from decad.membership.interfaces import choose_interfaces, present_interfaces
-from decad.membership.mdns import Discovery, Found, Lost
+from decad.membership.mdns import Found, Lost, ServiceDiscovery
 
 EVENT_S = 20.0
 """Seconds that a test waits for an event: several questions and answers, on a machine that is busy."""
@@ -89,7 +89,7 @@ async def _main(peer_id: str, port: str, run: str, interface: str, listen_host: 
 
     where = choose_interfaces(interface, listen_host, present_interfaces())
     print("started", flush=True)
-    running = asyncio.create_task(Discovery(peer_id, int(port), run, where, write).run())
+    running = asyncio.create_task(ServiceDiscovery(peer_id, int(port), run, where, write).run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     try:
         await running

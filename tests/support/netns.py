@@ -127,6 +127,14 @@ class Namespaces:
         self._processes.append(process)
         return process
 
+    def give(self, i: int, *addresses: str) -> None:
+        """These are eth0's addresses from now on (with prefix length, as 198.18.0.9/24); none: it has none."""
+        _ip("-n", self.name(i), "address", "flush", "dev", "eth0")
+        for address in addresses:
+            # Duplicates are looked for a second long, in which an IPv6 address does not work yet.
+            now = ("nodad",) if ":" in address else ("brd", "+")
+            _ip("-n", self.name(i), "address", "add", address, *now, "dev", "eth0")
+
     def cut(self, i: int) -> None:
         """Pull the cable of ``i``: its interface stays up, and nothing comes or goes."""
         _ip("-n", self._bridge, "link", "set", f"port{i}", "down")

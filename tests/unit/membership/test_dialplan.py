@@ -12,6 +12,7 @@ from decad.membership.dialplan import (
     FORGET_UNREACHED_S,
     LAST_DELAY_S,
     MAX_LEARNT,
+    MYSELF_DELAY_S,
     DialPlan,
 )
 
@@ -98,12 +99,15 @@ def test_own_id_is_never_learnt() -> None:
     assert plan.addresses == ()
 
 
-def test_own_number_is_never_dialled_again() -> None:
+def test_own_number_is_another_machines_when_this_one_has_a_new_address() -> None:
     plan = _plan()
     plan.add(HERE, "peers", 0.0)
     plan.due((), 0.0)
     plan.was_myself(HERE, 0.0)
-    assert plan.due((), 1e6) == []
+    assert plan.due((), MYSELF_DELAY_S - 0.1) == []
+    assert plan.due((), MYSELF_DELAY_S) == [HERE]
+    plan.reached(HERE, "b", MYSELF_DELAY_S)
+    assert not plan.addresses[0].myself
 
 
 def test_own_name_may_lead_to_somebody_else_the_next_time() -> None:

@@ -15,6 +15,7 @@ LAPTOP = [
     Interface("tun0", ("10.8.0.2",), False),
 ]
 LAN = ("192.168.1.5", "10.0.0.5", "10.0.0.6")
+SIX = [Interface("eth0", ("fd00::5",), True), Interface("wlan0", ("192.168.1.5", "fd00::6"), True)]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +49,25 @@ def test_choice(interface: str, listen: str, expected: Choice) -> None:
         pytest.param("10.9.9.9", "0.0.0.0", "'10.9.9.9'", id="unknown address"),
         pytest.param("", "10.9.9.9", "'10.9.9.9'", id="listening where there is no interface"),
         pytest.param("eth0", "127.0.0.1", "from this one only", id="others could not reach it"),
-        pytest.param("", "::1", "IPv4", id="IPv6 only"),
+        pytest.param("", "fd00::9", "'fd00::9'", id="listening where there is no such address"),
     ],
 )
 def test_refusals(interface: str, listen: str, message: str) -> None:
     with pytest.raises(NetworkError, match=message):
         choose_interfaces(interface, listen, LAPTOP)
+
+
+@pytest.mark.parametrize(
+    ("listen", "chosen"),
+    [
+        ("::", ("fd00::5", "192.168.1.5", "fd00::6")),
+        ("0.0.0.0", ("192.168.1.5",)),  # links are accepted over IPv4 alone
+        ("fd00::5", ("fd00::5",)),
+        ("::1", ("::1",)),
+    ],
+)
+def test_addresses_are_of_the_kinds_at_which_links_are_accepted(listen: str, chosen: tuple[str, ...]) -> None:
+    assert choose_interfaces("", listen, SIX) == Choice(chosen, chosen)
 
 
 def test_machine_without_a_way_out_is_told_so() -> None:
