@@ -1,34 +1,26 @@
-"""Settings: what all peers of a run agree on (`RunSpec`) and what concerns this machine alone (`PeerConfig`).
+"""What all peers of a run agree on (`RunSpec`) and what concerns this machine alone (`PeerConfig`).
 
-Sources, precedence rising: decad.toml, DECAD_* variables, flags. Every message names the key and the source
-that set it. No torch here: `decad status` imports this module.
+Where their values come from is in decad/settings.py. No torch here: `decad status` imports this module.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
-import tomllib
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from decad.core.overlay import parse_overlay
 from decad.core.schedule import learning_rate
 from decad.errors import ConfigError
-from decad.paths import default_state_dir
+from decad.paths import user_path
 
 PROTOCOL_VERSION = 2
 
 NAME_PATTERN = r"^[\w.-]*$"
 """What a peer may be called: a word, since other machines show it on their terminals."""
-
-EDGES_FILE = "edges:@"
-"""How an overlay begins whose edges are in a file: one a line, or several with commas; # begins a comment."""
 
 Moments = Literal["rowwise", "gossip", "signal", "none"]
 Encoding = Literal["fp32", "bf16-delta"]
@@ -190,17 +182,19 @@ class PeerConfig(BaseModel):
     eval_batches: Annotated[int, Field(ge=1)] = 16
     """At most so many batches of held-out data in one evaluation."""
 
+    @field_validator("model", "data", "state_dir")
+    @classmethod
+    def _paths(cls, value: Path | tuple[Path, ...] | None) -> Path | tuple[Path, ...] | None:
+        if isinstance(value, tuple):
+            return tuple(map(user_path, value))
+        return None if value is None else user_path(value)
+
     @field_validator("listen", "peers")
     @classmethod
     def _addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for address in (value,) if isinstance(value, str) else value:
             split_address(address)
         return value
-
-
-NEEDED_SETTINGS = ("model", "data")
-"""Without which no daemon starts; a program may have a model and data of its own."""
-KNOWN_SETTINGS = (RunSpec.model_fields.keys() | PeerConfig.model_fields.keys()) - MEASURED_FIELDS
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -216,105 +210,3 @@ def split_address(address: str) -> tuple[str, int]:
 def is_loopback(host: str) -> bool:
     """Whether only this machine itself can be meant; a name other than localhost never is."""
     return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def load_settings(
-    flags: Mapping[str, Any],
-    toml: Path | None = None,
-    environ: Mapping[str, str] = os.environ,
-    needed: Collection[str] = NEEDED_SETTINGS,
-) -> tuple[RunSpec, PeerConfig]:
-    """Merge decad.toml, DECAD_* and flags (None: not given) and validate. Raises ConfigError.
-
-    ``toml`` None reads ./decad.toml if there is one; a path given must exist. ``needed``: what must be set.
-    """
-    merged: dict[str, Any] = {}
-    source: dict[str, str] = {}
-    for origin, settings in (
-        *_toml_settings(toml),
-        ("environment", {k[6:].lower(): v for k, v in environ.items() if k.startswith("DECAD_")}),
-        ("flag", {k: v for k, v in flags.items() if v is not None}),
-    ):
-        for key, value in settings.items():
-            named = _spelling(key, origin)
-            if key not in KNOWN_SETTINGS:
-                raise ConfigError(f"{named}: there is no such setting. {_settings_like(key)}")
-            merged[key] = _listed(key, value) if isinstance(value, str) else value
-            source[key] = named
-    merged.setdefault("state_dir", default_state_dir())
-    if (overlay := merged.get("overlay")) and str(overlay).startswith(EDGES_FILE):
-        # Read here, so that the run spec holds the edges: a path means something to this machine alone.
-        merged["overlay"] = read_edges(Path(overlay.removeprefix(EDGES_FILE)), source["overlay"])
-    for key in needed:
-        if key not in merged:
-            raise ConfigError(
-                f"{key} is not set. Give --{key}, set DECAD_{key.upper()}, or write {key} = ... in decad.toml."
-            )
-    try:
-        spec = RunSpec(**{k: v for k, v in merged.items() if k in RunSpec.model_fields})
-        peer = PeerConfig(**{k: v for k, v in merged.items() if k in PeerConfig.model_fields})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else "settings"
-        raise ConfigError(
-            f"{source.get(key, key)} = {_shown(merged.get(key))} is not accepted: {_reason(first['msg'])}."
-        ) from None
-    return spec, peer
-
-
-def read_edges(file: Path, source: str) -> str:
-    """The overlay of a file's edges; ``source``: who named it. Raises ConfigError."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{source}: the edges cannot be read from {file}: {why}.") from None
-    edges = [edge for line in lines for edge in line.partition("#")[0].replace(",", " ").split()]
-    if not edges:
-        raise ConfigError(f"{source}: {file} lists no edge. Write one a line, as in anna-ben.")
-    return f"edges:{','.join(edges)}"
-
-
-def _settings_like(key: str) -> str:
-    close = difflib.get_close_matches(key, sorted(KNOWN_SETTINGS), n=2)
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"Known settings: {', '.join(sorted(KNOWN_SETTINGS))}."
-
-
-def _shown(value: Any) -> str:
-    return repr(",".join(map(str, value)) if isinstance(value, tuple | list) else value)
-
-
-def _reason(message: str) -> str:
-    """pydantic's words as the end of a sentence."""
-    message = message.removeprefix("Value error, ").partition(", unable to")[0].rstrip(".")
-    if message.startswith("String should match"):
-        return "use letters, digits, and . _ - only"
-    return message.replace("Input should", "it should").replace("String should", "it should")
-
-
-def _toml_settings(path: Path | None) -> list[tuple[str, dict[str, Any]]]:
-    if path is None:
-        path = Path("decad.toml")
-        if not path.exists():
-            return []
-    try:
-        return [(str(path), tomllib.loads(path.read_text(encoding="utf-8")))]
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. Check --config.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
-
-
-def _spelling(key: str, origin: str) -> str:
-    if origin == "flag":
-        return f"--{key.replace('_', '-')}"
-    return f"DECAD_{key.upper()} (environment)" if origin == "environment" else f"{key} (in {origin})"
-
-
-def _listed(key: str, value: str) -> Any:
-    """Lists are written with commas in variables, in flags, and as a bare string in TOML."""
-    if key in ("peers", "data", "labels", "freeze"):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value

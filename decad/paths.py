@@ -11,6 +11,11 @@ MAX_SOCKET_PATH = 100
 """Bytes of a Unix socket's path that every system takes (Linux 107, macOS 103)."""
 
 
+def user_path(text: str | Path) -> Path:
+    """A path as people write it: ~ is a home directory; whatever else is in it stands for itself."""
+    return Path(os.path.expanduser(text))
+
+
 def default_state_dir() -> Path:
     """$XDG_STATE_HOME/decad, else ~/.local/state/decad."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "decad"

@@ -11,7 +11,7 @@ import click
 import psutil
 
 from decad.cli.render import size
-from decad.config import RunSpec, load_settings
+from decad.config import RunSpec
 from decad.core.blocks import Block
 from decad.core.coding import CHUNK_ELEMENTS
 from decad.core.layout import cut
@@ -22,6 +22,7 @@ from decad.daemon.device import choose_device, choose_dtype
 from decad.model.length import context_length, sequence_length
 from decad.model.loading import load_config, what_to_train
 from decad.model.memory import measure
+from decad.settings import load_settings
 from decad.wire import messages
 from decad.wire.counters import overhead_bytes, payload_bytes
 

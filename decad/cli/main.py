@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +11,8 @@ import click
 
 from decad import __version__
 from decad.cli.lab import lab
-from decad.errors import ConfigError, DecadError, InternalError, first_cause
-from decad.paths import default_state_dir
-
-
-def _from_toml(key: str) -> Path | None:
-    """What ./decad.toml says of a path: a machine that has its settings there need not be told again."""
-    try:
-        value = tomllib.loads(Path("decad.toml").read_text(encoding="utf-8")).get(key)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"decad.toml cannot be read: {error}.") from None
-    return Path(value) if isinstance(value, str) else None
-
-
-def _needed(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
-    if value is None:
-        raise click.MissingParameter(ctx=context, param=parameter)
-    return value
-
-
-STATE_DIR = click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path),
-    default=lambda: _from_toml("state_dir") or default_state_dir(),
-    envvar="DECAD_STATE_DIR",
-    show_default="of decad.toml, else $XDG_STATE_HOME/decad",
-    help="State directory of the daemon to talk to.",
-)
-MODEL = click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    default=lambda: _from_toml("model"),
-    callback=_needed,
-    envvar="DECAD_MODEL",
-    show_default="of decad.toml",
-    help="The base model.",
-)
-CONFIG = click.option(
-    "--config", type=click.Path(path_type=Path), help="Settings file.  [default: ./decad.toml]"
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+from decad.cli.options import DATA, JSON, MODEL, PATH, STATE_DIR, settings_options
+from decad.errors import DecadError, InternalError, first_cause
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -69,82 +27,8 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = debug
 
 
-_SETTINGS = (
-    ("--run", "NAME", "Name of the run: peers of other runs are ignored.  [default: default]"),
-    ("--model", "DIR", "The base model, a Hugging Face directory."),
-    (
-        "--data",
-        "PATHS",
-        "Files or directories, separated by commas (.txt, .jsonl, .csv, ...). They stay here.",
-    ),
-    ("--state-dir", "DIR", "Identity, checkpoints, control socket.  [default: $XDG_STATE_HOME/decad]"),
-    ("--listen", "HOST:PORT", "Where peers may connect; port 0 picks a free one.  [default: 127.0.0.1:0]"),
-    ("--peers", "HOST:PORT,...", "Peers to dial; one that is reachable is enough."),
-    ("--name", "NAME", "Shown to the other peers.  [default: the id]"),
-    ("--steps", "N", "Stop when the run's step reaches this.  [default: run until stopped]"),
-    ("--min-peers", "N", "Wait for so many neighbours before the first step.  [default: 0]"),
-    ("--interface", "NAME", "Network interface for mDNS, by name or address."),
-    (
-        "--overlay",
-        "KIND",
-        "full, ring, line, exponential, random:K, edges:A-B,B-C or edges:@FILE.  [default: full]",
-    ),
-    ("--task", "TASK", "causal-lm or classification; auto: as the model was made for.  [default: auto]"),
-    ("--labels", "A,B,C", "A classifier's classes, in order.  [default: those that the model names]"),
-    ("--blocks", "HOW", "layers, sublayers, a number, or NAME=PATTERN,...;NAME=...  [default: layers]"),
-    ("--freeze", "PATTERNS", "Parameters that stay as they are, such as model.embed_tokens or **.bias."),
-    ("--inner-steps", "N", "Steps of one block phase (R).  [default: 20]"),
-    ("--order", "ORDER", "descending, ascending or shuffled.  [default: descending]"),
-    ("--lr", "RATE", "Peak learning rate.  [default: 1e-4]"),
-    ("--schedule", "KIND", "constant, linear:STEPS[:FLOOR] or cosine:STEPS[:FLOOR].  [default: constant]"),
-    ("--warmup", "SHARE", "Part of each phase in which the learning rate rises.  [default: 0.25]"),
-    ("--moments", "RULE", "rowwise, gossip, signal or none.  [default: rowwise]"),
-    ("--encoding", "KIND", "fp32 or bf16-delta (half the bytes).  [default: fp32]"),
-    ("--weight-decay", "RATE", "Decoupled weight decay.  [default: 0]"),
-    ("--clip", "NORM", "Largest gradient norm of the block; 0 does not clip.  [default: 0]"),
-    ("--beta1", "DECAY", "Of the first moment.  [default: 0.9]"),
-    ("--beta2", "DECAY", "Of the second moment.  [default: 0.999]"),
-    ("--eps", "X", "Adam's epsilon.  [default: 1e-8]"),
-    ("--eval-every", "N", "Steps between evaluations; 0: every round.  [default: 0]"),
-    ("--seq-len", "N", "Tokens of a sequence.  [default: 512, or what the model takes]"),
-    ("--batch-size", "N", "Sequences of a step.  [default: 4]"),
-    ("--micro-batch", "N", "Sequences of one pass; a batch is taken in such parts. 0: all.  [default: 0]"),
-    ("--seed", "N", "Of the visiting order and the data's order.  [default: 0]"),
-    ("--device", "NAME", "auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
-    ("--dtype", "NAME", "auto, float32 or bfloat16.  [default: auto]"),
-    ("--threads", "N", "Compute threads; 0: torch's choice.  [default: 0]"),
-    ("--max-bad", "SHARE", "Stop if more of the data's bytes than this cannot be used.  [default: 0.05]"),
-    ("--held-out", "SHARE", "Share of the data kept for evaluation.  [default: 0.1]"),
-    ("--eval-batches", "N", "At most so many batches in an evaluation.  [default: 16]"),
-)
-_SWITCHES = (
-    ("--mdns/--no-mdns", "Find peers by multicast DNS.  [default: mdns]"),
-    (
-        "--gradient-checkpointing/--no-gradient-checkpointing",
-        "Keep less in memory and compute it twice.  [default: no]",
-    ),
-    ("--insecure", "Allow links beyond this machine though they are not encrypted."),
-)
-
-
-def _settings_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Flags of settings, of all if none is named, and of their file; values are checked with those of file and
-    environment."""
-
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        for name, help_ in reversed(_SWITCHES):
-            if not names or name.partition("/")[0] in names:
-                command = click.option(name, is_flag=True, default=None, help=help_)(command)
-        for name, metavar, help_ in reversed(_SETTINGS):
-            if not names or name in names:
-                command = click.option(name, metavar=metavar, help=help_)(command)
-        return CONFIG(command)
-
-    return add
-
-
 @cli.command()
-@_settings_options()
+@settings_options()
 @click.pass_obj
 def start(debug: bool, /, config: Path | None, **flags: Any) -> None:
     """Run this machine's peer in the foreground until it is done or stopped.
@@ -197,7 +81,7 @@ def stop(state_dir: Path, timeout: float) -> None:
 
 
 @cli.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PATH)
 @STATE_DIR
 @MODEL
 @click.option(
@@ -218,7 +102,7 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 
 
 @cli.command()
-@_settings_options(
+@settings_options(
     *("--model", "--task", "--labels", "--blocks", "--freeze", "--moments", "--encoding", "--seq-len"),
     *("--batch-size", "--micro-batch", "--gradient-checkpointing", "--device", "--dtype"),
 )
@@ -243,10 +127,10 @@ def blocks(config: Path | None, neighbours: int, as_json: bool, **flags: Any) ->
 
 @cli.command("eval")
 @MODEL
-@click.option("--data", required=True, help="Files or directories, separated by commas.")
+@DATA
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=None,
     help="Evaluate this peer's fine-tuned weights instead of the base model's.",
 )
@@ -356,8 +240,8 @@ def model() -> None:
 
 
 @model.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
+@click.argument("directory", type=PATH)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),

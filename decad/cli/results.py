@@ -24,6 +24,7 @@ from decad.model.gguf import import_gguf
 from decad.model.length import sequence_length
 from decad.model.trainable import TrainableModel
 from decad.model.weights import BaseWeights
+from decad.paths import user_path
 from decad.state.checkpoint import Checkpoint, open_checkpoint
 from decad.state.weights import TrainedBlocks
 
@@ -76,7 +77,7 @@ def evaluate_on(
         asked = RunSpec.model_validate({"task": task, "labels": _parts(labels)})
         trainable = TrainableModel.load(model, choose_device(device), torch.float32, asked)
     seq_len = sequence_length(seq_len, trainable.context_length)
-    paths = [Path(part) for part in _parts(data)]
+    paths = [user_path(part) for part in _parts(data)]
     spec = trainable.spec
     split = data_seed(run_seed if seed is None else seed, drawn_by if name is None else name)
     text = load_data(paths, trainable.tokenizer, spec.task, spec.labels, seq_len, held_out, split)

@@ -19,7 +19,7 @@ def start_daemon(flags: Mapping[str, Any], config: Path | None, debug: bool) -> 
     for number in stopping_signals():
         signal.signal(number, _leave)
     # These and torch, further down, take their time to import.
-    from decad.config import load_settings
+    from decad.settings import load_settings
     from decad.wire.malloc import tune_malloc
 
     spec, peer = load_settings(flags, config)

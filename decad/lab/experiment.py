@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
-from decad.config import EDGES_FILE, MEASURED_FIELDS, RunSpec, read_edges
+from decad.config import MEASURED_FIELDS, RunSpec
 from decad.errors import ConfigError
 from decad.lab.runs import CONFIG
+from decad.settings import EDGES_FILE, read_edges
 
 Value = str | int | float | bool
 

@@ -14,7 +14,8 @@ import numpy as np
 from decad.core.overlay import graph, parse_overlay
 from decad.errors import ConfigError
 from decad.lab.distributions import Distribution
-from decad.lab.network import Load, Outcome, join, simulate
+from decad.lab.fluid import simulate
+from decad.lab.network import Load, Outcome, join
 
 MOST_EDGES = 1_000_000
 """Each in both directions: a step of so many messages takes minutes."""

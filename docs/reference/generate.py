@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 
 from decad import errors
 from decad.cli.main import cli
-from decad.config import MEASURED_FIELDS, NEEDED_SETTINGS, PeerConfig, RunSpec
+from decad.config import MEASURED_FIELDS, PeerConfig, RunSpec
+from decad.settings import NEEDED_SETTINGS
 
 HERE = Path(__file__).resolve().parent
 WIDTH = 110

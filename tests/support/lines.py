@@ -14,7 +14,8 @@ import numpy as np
 from decad._proto import control_pb2 as pb
 from decad.core.overlay import graph
 from decad.lab.distributions import Distribution
-from decad.lab.network import Load, join, simulate
+from decad.lab.fluid import simulate
+from decad.lab.network import Load, join
 from support.daemon import FAST, POLL_S, Daemon, Fleet
 from support.netns import Namespaces
 from support.swarm import PACED, PORT

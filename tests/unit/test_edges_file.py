@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from decad.config import RunSpec, load_settings
+from decad.config import RunSpec
 from decad.errors import ConfigError
+from decad.settings import load_settings
 
 
 def spec_of(overlay: str) -> RunSpec:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from decad.cli.lab.extras import need
+from decad.cli.options import PATH
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Hugging Face directory.")
+@click.option("--model", type=PATH, required=True, help="Hugging Face directory.")
 @click.option(
     "--methods", default="adamw,lora,badam,decad", show_default=True, help="Which, separated by commas."
 )

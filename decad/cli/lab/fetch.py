@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
+from decad.cli.options import PATH
+
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="RECIPE...")
-@click.option("--into", type=click.Path(path_type=Path), help="[default: $XDG_CACHE_HOME/decad/lab]")
+@click.option("--into", type=PATH, help="[default: $XDG_CACHE_HOME/decad/lab]")
 @click.option("--json", "as_json", is_flag=True, help="Print names and directories as JSON.")
 def fetch(names: tuple[str, ...], into: Path | None, as_json: bool) -> None:
     """Fetch data and models for experiments, once; without RECIPE, say what there is.

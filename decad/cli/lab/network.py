@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from decad.cli.lab.extras import need
+from decad.cli.options import PATH
 from decad.errors import ConfigError
 
 
@@ -48,7 +49,7 @@ from decad.errors import ConfigError
     "--learning", default=6, show_default=True, help="Steps before them, in which deadlines are learnt."
 )
 @click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
-@click.option("--figure", type=click.Path(path_type=Path), help="Write FIGURE.png and FIGURE.svg.")
+@click.option("--figure", type=PATH, help="Write FIGURE.png and FIGURE.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 def network(
     peers: str,

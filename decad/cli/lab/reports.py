@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from decad.cli.lab.extras import REPORTS, need
+from decad.cli.options import PATH
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the last evaluation as JSON, and write nothing.")
 def report(directory: Path, as_json: bool) -> None:
     """Tell of the run in DIRECTORY: report.md, report.html and the figures are written beside what it left.
@@ -34,10 +35,8 @@ def report(directory: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option(
-    "--into", type=click.Path(path_type=Path), help="Write report.md, report.html and figures here."
-)
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=PATH)
+@click.option("--into", type=PATH, help="Write report.md, report.html and figures here.")
 @click.option("--title", default="Comparison", show_default=True, help="Of the report.")
 @click.option("--steps", type=float, help="Compare at so many inner steps.")
 @click.option("--megabytes", type=float, help="Compare at so many MB sent by a peer.")

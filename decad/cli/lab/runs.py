@@ -9,13 +9,12 @@ import click
 
 from decad.cli.lab.extras import REPORTS, missing
 from decad.cli.lab.progress import Progress
+from decad.cli.options import PATH
 
 
 @click.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
-@click.option(
-    "--into", "directory", type=click.Path(path_type=Path), required=True, help="The run directory."
-)
+@click.argument("experiment", type=PATH)
+@click.option("--into", "directory", type=PATH, required=True, help="The run directory.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Wins over the file; may be repeated."
 )
@@ -58,10 +57,8 @@ def run(experiment: Path, directory: Path, settings: tuple[str, ...], as_json: b
 
 
 @click.command()
-@click.argument("plan", type=click.Path(path_type=Path))
-@click.option(
-    "--into", type=click.Path(path_type=Path), required=True, help="Directory of the run directories."
-)
+@click.argument("plan", type=PATH)
+@click.option("--into", type=PATH, required=True, help="Directory of the run directories.")
 @click.option("--only", multiple=True, metavar="VARIANT", help="Run this variant alone; may be repeated.")
 @click.option(
     "--jobs", type=click.IntRange(min=0), default=0, help="Runs at once; 0: one a processor.  [default: 0]"

@@ -14,8 +14,8 @@ from support.families import CAUSAL, CLASSIFIERS, save_tiny
 from support.tiny import make_tiny_llama
 
 from decad.cli.main import cli
-from decad.config import load_settings
 from decad.daemon.peer import Peer
+from decad.settings import load_settings
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs away\n"
 

@@ -7,7 +7,8 @@ import pytest
 
 from decad.core.overlay import graph
 from decad.lab.distributions import Distribution
-from decad.lab.network import FRAMING, Load, Network, Outcome, join, simulate
+from decad.lab.fluid import FRAMING, simulate
+from decad.lab.network import Load, Network, Outcome, join
 
 RATE = 1e6
 BYTES = 1e6
