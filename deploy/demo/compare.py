@@ -56,6 +56,24 @@ def mean_of(rows: Sequence[Mapping[str, float]]) -> float:
     return fmean(fmean(row.values()) for row in rows)
 
 
+def on_own_domain(
+    base: Mapping[str, float],
+    alone: Mapping[str, Mapping[str, float]],
+    together: Mapping[str, Mapping[str, float]],
+    own: Mapping[str, str],
+) -> str:
+    """A line for each peer (``own``: name -> domain): its loss there before, alone and together, and which is less."""
+    lines = []
+    for name, domain in own.items():
+        gain = alone[name][domain] - together[name][domain]
+        verdict = f"joining bought {gain:.3f}" if gain > 0 else f"joining cost {-gain:.3f}"
+        lines.append(
+            f"{name}: base {base[domain]:.3f}, alone {alone[name][domain]:.3f}, "
+            f"together {together[name][domain]:.3f}: {verdict}."
+        )
+    return "\n".join(lines)
+
+
 def table(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     """Models down, domains across, the mean last."""
     domains = list(rows[0][1])

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from compare import Examiner, mean_of, table
+from compare import Examiner, mean_of, on_own_domain, table
 from fleet import Daemon, Fleet
 from weights import import_smollm2
 
@@ -68,11 +68,18 @@ def main() -> int:
     rows += [(f"together: {name}", row) for name, row in joined.items()]
     print(f"\nHeld-out loss in nats a token, lower is better; columns are domains.\n\n{table(rows)}\n")
 
+    own = {name: _domain(name) for name in peers}
+    print("What each peer has of it on its own domain, on which it could have trained alone:\n")
+    print(f"{on_own_domain(base, apart, joined, own)}\n")
+
     gain = mean_of(list(apart.values())) - mean_of(list(joined.values()))
     sent = [daemon.status.traffic.sent for daemon in together.daemons]
     total = sum(b.block + b.first_moment + b.second_moment + b.overhead + b.fetch for b in sent)
     overhead = sum(b.overhead for b in sent)
-    print(f"Mean loss: base {mean_of([base]):.3f}, alone {mean_of(list(apart.values())):.3f}, ", end="")
+    print(
+        f"Mean loss over all domains: base {mean_of([base]):.3f}, alone {mean_of(list(apart.values())):.3f}, ",
+        end="",
+    )
     print(f"together {mean_of(list(joined.values())):.3f}: joining bought {gain:.3f}.")
     print(f"Found each other by {how}. Sent {total / len(sent) / 1e6:.0f} MB a peer, ", end="")
     print(f"{100 * overhead / max(1, total):.3f} % of it overhead; no text left its process.")
@@ -82,6 +89,10 @@ def main() -> int:
         print("Together was not better than alone: that should not be.", file=sys.stderr)
         return 1
     return 0
+
+
+def _domain(name: str) -> str:
+    return next(domain for domain in DOMAINS if name.startswith(domain))
 
 
 def _examined(examiner: Examiner, how: str, daemon: Daemon) -> dict[str, float]:
