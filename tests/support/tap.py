@@ -17,7 +17,7 @@ PART = 1 << 22
 
 TAP = """
 import os
-from decad.wire.grpc_transport import GrpcChannel
+from decad.wire.grpc_link import GrpcChannel
 send = GrpcChannel.send
 sent = open({file!r} + str(os.getpid()), "ab", buffering=0)
 async def tapped(self, message):

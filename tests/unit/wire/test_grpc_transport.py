@@ -17,7 +17,8 @@ import grpc.aio
 import pytest
 
 from decad.errors import LinkClosed, NetworkError
-from decad.wire import grpc_transport
+from decad.wire import grpc_acceptor
+from decad.wire.grpc_options import NONCE_KEY, SERVICE
 from decad.wire.grpc_transport import GrpcTransport
 from decad.wire.transport import MAX_MESSAGE_BYTES, Link, OnLink
 
@@ -126,8 +127,8 @@ async def raw(address: str) -> AsyncIterator[grpc.aio.Channel]:
 
 
 def open_stream(channel: grpc.aio.Channel, name: str, nonce: str) -> grpc.aio.StreamStreamCall[bytes, bytes]:
-    method = channel.stream_stream(f"/{grpc_transport.SERVICE}/{name}", None, None)
-    metadata = grpc.aio.Metadata((grpc_transport.NONCE_KEY, nonce))
+    method = channel.stream_stream(f"/{SERVICE}/{name}", None, None)
+    metadata = grpc.aio.Metadata((NONCE_KEY, nonce))
     call: grpc.aio.StreamStreamCall[bytes, bytes] = method(None, metadata=metadata)
     return call
 
@@ -135,7 +136,7 @@ def open_stream(channel: grpc.aio.Channel, name: str, nonce: str) -> grpc.aio.St
 async def test_a_link_of_two_streams_is_dropped(
     raw: grpc.aio.Channel, links: asyncio.Queue[Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_transport, "ASSEMBLY_S", 0.1)
+    monkeypatch.setattr(grpc_acceptor, "ASSEMBLY_S", 0.1)
     nonce = secrets.token_hex(16)
     calls = [open_stream(raw, name, nonce) for name in ("Control", "Fetch")]
     async with asyncio.timeout(PATIENCE_S):
@@ -146,7 +147,7 @@ async def test_a_link_of_two_streams_is_dropped(
 async def test_streams_with_different_nonces_make_no_link(
     raw: grpc.aio.Channel, links: asyncio.Queue[Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_transport, "ASSEMBLY_S", 0.1)
+    monkeypatch.setattr(grpc_acceptor, "ASSEMBLY_S", 0.1)
     calls = [open_stream(raw, name, secrets.token_hex(16)) for name in ("Control", "Blocks", "Fetch")]
     async with asyncio.timeout(PATIENCE_S):
         assert {await call.code() for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -182,7 +183,7 @@ async def test_a_message_over_the_limit_ends_the_link(
 async def test_links_over_the_bound_are_refused_until_one_ends(
     transport: GrpcTransport, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpc_transport, "MAX_ACCEPTED_LINKS", 2)
+    monkeypatch.setattr(grpc_acceptor, "MAX_ACCEPTED_LINKS", 2)
     kept = [await transport.dial(address, PATIENCE_S) for _ in range(2)]
     with pytest.raises(LinkClosed, match="takes no more links"):
         await transport.dial(address, PATIENCE_S)
