@@ -1,7 +1,8 @@
-"""The local block-Adam step, in the paper's order of equations.
+"""The local block-Adam step: docs/theory.md, "The local step".
 
-DECA, arXiv 2606.03209; algorithm.md, "One inner step r at peer i". Where we depart from the paper: weight
-decay (decoupled, as in AdamW) and clipping by the norm over the block are options, both off by default.
+In the order of the paper's equations (DECA, arXiv 2606.03209, section 3): m_(r+1/2), v_(r+1/2), their bias-corrected
+m_hat and v_hat, theta_(r+1/2). Where we depart from it: weight decay (decoupled, as in AdamW) and clipping by the norm
+over the block are options, both off by default.
 """
 
 from __future__ import annotations

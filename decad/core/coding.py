@@ -1,9 +1,8 @@
 """How tensors travel: plain fp32, or the block's changes in bf16 with error feedback.
 
 Every neighbour of a peer gets the same bytes, and what those bytes decode to is the peer's *public* copy. The
-sender mixes with its own public copy too, so coding errors cancel and the network average is kept
-(algorithm.md, "Coding the block on the wire"). What a code rounds away stays in theta_half - public and
-travels with the next message.
+sender mixes with its own public copy too, so coding errors cancel and the network average is kept (docs/theory.md,
+"Encodings" and T1). What a code rounds away stays in theta_half - public and travels with the next message.
 
 One encoder a phase; one decoder a neighbour and phase. Payloads are in the machine's byte order, which is
 little-endian wherever decad runs.

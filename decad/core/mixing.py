@@ -2,8 +2,9 @@
 
     d = sum_j w_ij * (public_j - public_i)       over the neighbours heard in this step
 
-algorithm.md, "As we compute it". With symmetric weights the discrepancies of all peers add up to zero, so
-mixing keeps the network average, whatever the coding of the wire lost.
+docs/theory.md, "Mixing". With symmetric weights the discrepancies of all peers add up to zero, so mixing keeps the
+network average, whatever the coding of the wire lost (T1). The paper (arXiv 2606.03209) averages the blocks as they
+are, theta_(r+1) = sum_j w_ij theta_j,(r+1/2), which is the same where nothing is lost.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Moment rules: what becomes of m_half and v_half once the neighbours' discrepancies d are known.
 
-algorithm.md, "Moment rules". Chosen by name in the run spec, all with one signature. Every rule works in
-place, only reads d, and needs no more temporary memory than a few pieces and row means. A peer without
-neighbours has d = 0, and every rule but the printed one then is Adam, bit for bit.
+docs/theory.md, "Moment rules" and T2. Chosen by name in the run spec, all with one signature. Every rule works in
+place, only reads d, and needs no more temporary memory than a few pieces and row means. A peer without neighbours has
+d = 0, and every rule but the printed one then is Adam, bit for bit. The printed one has the signal of the paper (arXiv
+2606.03209): h = theta_(r+1) - theta_r, and moments that take in h and h squared.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Metropolis-Hastings weights are symmetric and their matrix W is doubly stochastic, so mixing keeps the network
 average (DECA section 3). The 1.25 of `edge_weight` holds the largest eigenvalue of I - W at 1.6, below the
-1.617 at which the moment recursion behind the consensus signal becomes unstable for b1 = 0.5 (algorithm.md).
+1.617 at which the moment recursion behind the consensus signal becomes unstable for b1 = 0.5 (docs/theory.md, T4).
 
 random:K is the union of K rings, each through all peers in the order of a hash of ring and id. Each ring alone
 connects everybody; nobody has more than 2K neighbours; a join or leave changes at most 3K edges. Measured (20 sets of

@@ -61,13 +61,13 @@ def test_mixing_beats_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_changes_in_bf16_cost_nothing(name: str) -> None:
-    """algorithm.md, "Coding the block on the wire": changes with error feedback end where fp32 does."""
+    """docs/theory.md, "Encodings": changes with error feedback end where fp32 does."""
     exact = mean_excess(trained(name))
     assert mean_excess(trained(name, encoding="bf16-delta")) == pytest.approx(exact, rel=0.01, abs=1e-4)
 
 
 def test_the_more_of_v_is_mixed_the_less_bias_is_left() -> None:
-    """T14; algorithm.md, table: `gossip` before `rowwise` before `none`; only a common v finds the common optimum."""
+    """T14: `gossip` before `rowwise` before `none`; only a common v finds the common optimum."""
     gossip, rowwise, none = (mean_excess(trained(name)) for name in ("gossip", "rowwise", "none"))
     assert gossip < 0.1 * rowwise
     assert rowwise < none
@@ -75,7 +75,7 @@ def test_the_more_of_v_is_mixed_the_less_bias_is_left() -> None:
 
 @pytest.mark.parametrize("name", ["rowwise", "signal"])
 def test_the_signal_draws_the_peers_together(name: str) -> None:
-    """algorithm.md, table: consensus distance 0.19 for `rowwise` and 0.43 for `signal`, 0.57 for `none`."""
+    """docs/theory.md, "Moment rules": the drift enters m as a gradient, so the steps too lead towards the others."""
 
     def distance(peers: Peers) -> float:
         return float((torch.stack(peers.thetas) - peers.average).norm())

@@ -1,4 +1,4 @@
-"""algorithm.md, "One inner step r at peer i": the local half, one test an equation, in fp64 by hand."""
+"""docs/theory.md, "The local step": one test an equation, in fp64 by hand."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ def test_weight_decay_is_decoupled_and_part_of_theta_half() -> None:
 
 
 def test_the_published_constants_are_the_defaults() -> None:
-    """algorithm.md: a1 0.9, a2 0.999, b1 0.5, b2 0.999, eps 1e-8; no weight decay, no clipping."""
+    """a1 0.9, a2 0.999 and eps 1e-8 as in Adam, b1 0.5 as `rowwise` has it, b2 0.999; no weight decay, no clipping."""
     assert AdamConstants() == AdamConstants(0.9, 0.999, 0.5, 0.999, 1e-8, 0.0, 0.0)

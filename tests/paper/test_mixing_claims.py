@@ -60,7 +60,7 @@ def spectral_radius(matrix: Tensor) -> float:
 
 
 def test_mixing_is_the_weighted_sum_over_the_neighbours() -> None:
-    """theta_next = sum_j w_ij theta_half_j"""
+    """docs/theory.md, "Mixing", the paper's own equation: theta_next = sum_j w_ij theta_half_j"""
     thetas = [torch.randn(6) for _ in range(5)]
     peers = Peers(thetas, one_block((2, 3)), moment_rule("none"), AdamConstants(), overlay="ring")
     peers.mix(lr=0.1)
@@ -83,7 +83,7 @@ def test_mixing_keeps_the_network_average(overlay: str, encoding: str) -> None:
 
 
 def test_a_missing_neighbour_contributes_nothing() -> None:
-    """algorithm.md: "A neighbour that is missing contributes nothing": the rest mix with their own weights."""
+    """docs/theory.md, "Mixing": "A neighbour that was late or lost adds nothing to d"; the rest keep their weights."""
     mixer = Mixer({Section.BLOCK: torch.zeros(1)}, 1)
     mixer.add("heard", Section.BLOCK, 0, 1 / 3, torch.tensor([3.0]))
     assert mixer.finish({Section.BLOCK: torch.zeros(1)})[Section.BLOCK].item() == pytest.approx(1.0)
@@ -98,7 +98,7 @@ def test_metropolis_weights() -> None:
 
 @pytest.mark.parametrize("graph", DENSE)
 def test_the_rule_of_125_reaches_16_on_dense_bipartite_graphs(graph: str) -> None:
-    """algorithm.md: "The 1.25 keeps the largest eigenvalue of I - W at 1.6"."""
+    """T4: "The factor keeps x at 1.6 or below on every graph"; these graphs reach it."""
     assert roughest(mixing_matrix(*DENSE[graph])) == pytest.approx(1.6)
 
 
@@ -127,7 +127,7 @@ def test_the_moment_recursion_is_unstable_beyond_1617(eigenvalue: float) -> None
 
 @pytest.mark.parametrize("graph", DENSE)
 def test_plain_weights_are_unstable_on_dense_bipartite_graphs(graph: str) -> None:
-    """algorithm.md: "plain weights exceed that on dense bipartite graphs", K_{5,5} and the 5-cube."""
+    """T4: plain weights "exceed the limit on dense bipartite graphs": 5/3 on K_{5,5} and the 5-cube."""
     x = roughest(plain_weights(*DENSE[graph]))
     assert x == pytest.approx(5 / 3)
     assert spectral_radius(recursion(x)) > 1
@@ -136,5 +136,5 @@ def test_plain_weights_are_unstable_on_dense_bipartite_graphs(graph: str) -> Non
 @pytest.mark.parametrize("overlay", ["ring", "exponential"])
 @pytest.mark.parametrize("peers", [2, 3, 8, 16, 31, 64])
 def test_plain_weights_are_stable_on_the_ring_and_the_exponential_graph(overlay: str, peers: int) -> None:
-    """algorithm.md: "the ring and the exponential graph are fine"."""
+    """T4: the limit is exceeded on dense graphs only; there the plain weights would do."""
     assert roughest(plain_weights(overlay, [f"{i:03}" for i in range(peers)])) < LIMIT

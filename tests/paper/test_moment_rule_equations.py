@@ -1,4 +1,4 @@
-"""algorithm.md, "Moment rules": one test an equation or claim."""
+"""docs/theory.md, "Moment rules": one test an equation or claim."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_signal_is_the_gradient_that_would_have_caused_the_drift() -> None:
 
 
 def test_without_neighbours_signal_is_exactly_adam() -> None:
-    """algorithm.md: "Without neighbours it is exactly Adam": bit for bit over 50 steps, with weight decay."""
+    """`signal`: "Without neighbours d = 0, so h = m_half, and the rule is Adam exactly": bit for bit over 50 steps."""
     constants = AdamConstants(b1=default_b1("signal"), weight_decay=0.1)
     alone = Peers([torch.ones(8)], BLOCK, moment_rule("signal"), constants)
     theta, state = torch.ones(8), AdamState.zeros(8, "cpu")
@@ -92,7 +92,7 @@ def test_without_neighbours_signal_is_exactly_adam() -> None:
 
 
 def test_weight_decay_cancels_in_the_signal() -> None:
-    """algorithm.md: "weight decay cancels": peers at one theta get the same moments with and without it."""
+    """Weights that are alike decay alike, which leaves d: from one theta the moments are the same with and without."""
     moments = []
     for decay in (0.0, 0.5):
         constants = AdamConstants(weight_decay=decay)
@@ -110,7 +110,7 @@ def test_the_signal_of_rowwise_has_half_the_weight_of_m() -> None:
 
 
 def test_rowwise_takes_the_first_moment_from_signal() -> None:
-    """algorithm.md: "the first moment takes `signal` in gradient units": made of v_half, not of v_next"""
+    """`rowwise`: "the first moment as in `signal`", made of v_half, not of v_next"""
     d = drift(SECOND=torch.tensor([0.3, -0.05, 0.2]))
     assert torch.equal(applied(moment_rule("rowwise"), d).m, applied(moment_rule("signal"), d).m)
 
@@ -132,7 +132,7 @@ def test_rowwise_scales_rows_to_the_mixed_means() -> None:
 
 
 def test_rows_that_saw_no_gradient_take_the_mixed_mean() -> None:
-    """algorithm.md: "rho_mix itself in rows whose rho_i < 1e-30 (an unseen token's)" """
+    """`rowwise`: v_next = "rho_mix itself in rows with rho < 1e-30", such as an unseen token's"""
     state = half_state()
     state.v[:3] = 0.0
     moment_rule("rowwise").apply(BLOCK, state, drift(SECOND=torch.tensor([0.25, 0.0, 0.0])), LR, C)
@@ -175,7 +175,10 @@ def test_none_mixes_the_block_only() -> None:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_printed_rule(sign: Literal[1, -1]) -> None:
-    """h = +-(theta_next - theta_r), m_next = b1 m_half + (1 - b1) h, v_next = b2 v_half + (1 - b2) h h"""
+    """The paper's (arXiv 2606.03209): h = +-(theta_next - theta_r),
+
+    m_next = b1 m_half + (1 - b1) h,  v_next = b2 v_half + (1 - b2) h h.
+    """
     before = Peers([torch.full((8,), i / 100) for i in range(3)], BLOCK, moment_rule("none"), C)
     rule = moment_rule("signal", unit="parameter", sign=sign)
     peers = Peers(before.thetas, BLOCK, rule, C)
@@ -195,7 +198,7 @@ def test_the_printed_rule(sign: Literal[1, -1]) -> None:
 
 
 def test_the_printed_sign_points_down_where_adam_subtracts() -> None:
-    """algorithm.md: "h points along the descent direction while Adam subtracts m": it turns m around."""
+    """The paper's h = theta_next - theta_r points downhill, and Adam subtracts m: with this sign h turns m around."""
     state = AdamState(torch.full((8,), 0.1), torch.full((8,), 0.001), 1)
     constants = AdamConstants(b1=0.0)
     moment_rule("signal", unit="parameter", sign=1).apply(

@@ -14,7 +14,7 @@ from support.cluster import Cluster, Step, simulated, spread
 async def test_after_a_step_in_which_nobody_was_missing_the_block_is_the_same_everywhere(
     tmp_path: Path,
 ) -> None:
-    """algorithm.md: on the overlay `full` all weights are 1/N, so one mixing is the average itself."""
+    """T3: on the overlay `full` all weights are 1/N, so one mixing is the average itself."""
     async with Cluster(tmp_path) as cluster:
         for name, own in (("a", -0.5), ("b", 0.0), ("c", 0.7)):
             cluster.start(name, min_peers=2, steps=45, own=own)
