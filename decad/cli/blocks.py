@@ -15,8 +15,8 @@ from decad.config import RunSpec
 from decad.core.blocks import Block
 from decad.core.coding import CHUNK_ELEMENTS
 from decad.core.layout import cut
-from decad.core.mixing import Section
 from decad.core.moments import moment_rule
+from decad.core.section import Section
 from decad.daemon import peer  # noqa: F401  # what a daemon imports is part of what it takes
 from decad.daemon.device import choose_device, choose_dtype
 from decad.model.length import context_length, sequence_length

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from decad.core.layout import cut
 from decad.core.memory import bytes_of
-from decad.core.mixing import Section
 from decad.core.pieces import pieces
+from decad.core.section import Section
 from decad.errors import ConfigError, PoisonError, ProtocolError
 
 CHUNK_ELEMENTS = {"fp32": 262_144, "bf16-delta": 524_288}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from decad.core.mixing import Section
+from decad.core.section import Section
 
 
 class Piece(NamedTuple):

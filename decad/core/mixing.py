@@ -11,27 +11,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from enum import IntEnum
 
 from torch import Tensor
 
 from decad.core.pieces import pieces
+from decad.core.section import Section
 from decad.errors import InternalError
 
 
-class Section(IntEnum):
-    """What a chunk belongs to; numbered as in peer.proto."""
-
-    BLOCK = 0
-    """The parameters."""
-    FIRST = 1
-    """The first moment."""
-    SECOND = 2
-    """The second moment or its row means."""
-
-
 class Mixer:
-    """The only door of mixing: `add` every neighbour's chunks as they arrive, then `finish`.
+    """Mixes one step: `add` every neighbour's chunks as they arrive, then `finish`.
 
     ``accumulators``: one zeroed fp32 vector a section, overwritten with the discrepancies; the gradient's
     buffer may serve once the local step has used it. A chunk has ``chunk_elements`` elements, the last may

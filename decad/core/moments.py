@@ -17,8 +17,8 @@ from torch import Tensor
 
 from decad.core.adam import AdamConstants, AdamState
 from decad.core.blocks import Block
-from decad.core.mixing import Section
 from decad.core.pieces import pieces
+from decad.core.section import Section
 from decad.errors import ConfigError
 
 DRIFT_LIMIT = 3.0

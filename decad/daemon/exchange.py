@@ -19,9 +19,10 @@ from decad.config import RunSpec
 from decad.core.coding import Decoder
 from decad.core.deadline import Pace
 from decad.core.layout import Piece, cut
-from decad.core.mixing import Mixer, Section
+from decad.core.mixing import Mixer
 from decad.core.overlay import edge_weight
 from decad.core.round import Proceed, Reason
+from decad.core.section import Section
 from decad.daemon.meter import Meter
 from decad.daemon.outbox import Outbox, Parcel
 from decad.daemon.step import Coding, StepExchange

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from decad.core.coding import Encoder
 from decad.core.layout import Piece
-from decad.core.mixing import Section
 from decad.core.round import WINDOW
+from decad.core.section import Section
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
 from decad.wire.transport import Channel

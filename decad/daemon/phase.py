@@ -14,9 +14,10 @@ from decad.config import RunSpec
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block
 from decad.core.coding import decoder, encoder
-from decad.core.mixing import Mixer, Section, moment_scale
+from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import MomentRule, default_b1, moment_rule
 from decad.core.schedule import learning_rate
+from decad.core.section import Section
 from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
 from decad.errors import DivergedError

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from decad.core.mixing import Section
+from decad.core.section import Section
 
 
 class Staging:

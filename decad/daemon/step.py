@@ -11,8 +11,9 @@ from torch import Tensor
 
 from decad.core.coding import Decoder, Encoder
 from decad.core.layout import Piece
-from decad.core.mixing import Mixer, Section
+from decad.core.mixing import Mixer
 from decad.core.round import Accumulate, Action, Proceed, Round
+from decad.core.section import Section
 from decad.errors import InternalError
 
 DISTANCE_STRIDE = 16

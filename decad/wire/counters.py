@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from decad.core.coding import CHUNK_ELEMENTS
 from decad.core.layout import cut
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.wire import messages
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import decad.core.coding  # noqa: F401  (it has torch's once-a-process warning on read-only buffers out of the way)
 from decad._proto import peer_pb2 as pb
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.errors import ProtocolError
 from decad.wire.transport import Buffer
 

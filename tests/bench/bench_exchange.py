@@ -25,7 +25,7 @@ import torch
 import uvloop
 
 from decad.core.blocks import BlockPlan
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.daemon.fetch import Donation, FetchPort, PartialBlock
 from decad.wire import messages
 from decad.wire.counters import Traffic

@@ -32,7 +32,8 @@ from transformers import AutoModelForCausalLM
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block
-from decad.core.mixing import Mixer, Section
+from decad.core.mixing import Mixer
+from decad.core.section import Section
 from decad.model.objective import NextToken
 from decad.model.trainable import TrainableModel
 

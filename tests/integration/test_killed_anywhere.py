@@ -45,7 +45,7 @@ atexit.register(lambda: Path({count!r}).write_text(str(disk.count)))
 
 RECORD = """
 import json
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.daemon.phase import ActiveBlock
 from decad.model.trainable import TrainableModel
 from support.saved import digest

@@ -8,9 +8,10 @@ from support.peers import Peers, one_block
 from torch import Tensor
 
 from decad.core.adam import AdamConstants, AdamState, local_step
-from decad.core.mixing import Mixer, Section
+from decad.core.mixing import Mixer
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, mixing_matrix, neighbours
+from decad.core.section import Section
 
 K55 = "edges:" + ",".join(f"{a}-{b}" for a in "abcde" for b in "vwxyz")
 CUBE = "edges:" + ",".join(f"{i:05b}-{i ^ 1 << k:05b}" for i in range(32) for k in range(5) if i < i ^ 1 << k)

@@ -10,8 +10,8 @@ from support.peers import Peers, given, one_block
 from torch import Tensor
 
 from decad.core.adam import AdamConstants, AdamState, local_step
-from decad.core.mixing import Section
 from decad.core.moments import MomentRule, default_b1, moment_rule
+from decad.core.section import Section
 
 LR = 0.01
 C = AdamConstants()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from decad.core.coding import CHUNK_ELEMENTS, Bf16DeltaDecoder, Bf16DeltaEncoder
 from decad.core.layout import cut
-from decad.core.mixing import Section
+from decad.core.section import Section
 
 Fate = Literal["whole", "lost", "cut short", "twice"]
 FATES: list[Fate] = ["whole", "lost", "cut short", "twice"]

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from support.peers import Peers, one_block
 
 from decad.core.adam import AdamConstants
-from decad.core.mixing import Mixer, Section, moment_scale
+from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, neighbours
+from decad.core.section import Section
 
 overlays = st.sampled_from(["full", "ring", "line", "exponential", "random:2", "edges:0-1,1-2,1-3,3-4"])
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decad._proto import peer_pb2 as pb
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.errors import ProtocolError
 from decad.wire import messages
 from decad.wire.messages import BlockChunk, BlockHeader, FetchChunk

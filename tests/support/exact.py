@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from decad.core.adam import AdamConstants, AdamState, local_step
-from decad.core.mixing import Mixer, Section
+from decad.core.mixing import Mixer
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, mixing_matrix, neighbours
+from decad.core.section import Section
 from support.peers import one_block
 
 SGD = AdamConstants(a1=0.0, eps=1e12)

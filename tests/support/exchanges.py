@@ -12,9 +12,10 @@ from decad.config import RunSpec
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block, BlockPlan
 from decad.core.coding import decoder, encoder
-from decad.core.mixing import Mixer, Section, moment_scale
+from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import default_b1, moment_rule
 from decad.core.round import Proceed
+from decad.core.section import Section
 from decad.daemon.exchange import Exchange, Neighbour
 from decad.daemon.step import Coding
 from decad.errors import LinkClosed, PeerError

@@ -18,8 +18,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from decad.core.mixing import Mixer, Section
+from decad.core.mixing import Mixer
 from decad.core.round import Proceed
+from decad.core.section import Section
 from decad.daemon import exchange, peer
 from decad.daemon.exchange import Exchange
 

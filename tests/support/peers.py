@@ -11,9 +11,10 @@ from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block, BlockPlan
 from decad.core.coding import decoder, encoder
 from decad.core.layout import cut
-from decad.core.mixing import Mixer, Section, moment_scale
+from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import MomentRule
 from decad.core.overlay import edge_weight, neighbours
+from decad.core.section import Section
 
 Gradient = Callable[[int, Tensor], Tensor]
 """(peer, theta [n]) -> that peer's gradient [n]."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decad.core.coding import CHUNK_ELEMENTS, Bf16DeltaDecoder, Decoder, Encoder, decoder, encoder
 from decad.core.layout import cut
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.errors import ConfigError, PoisonError, ProtocolError
 
 BLOCK, FIRST, SECOND = Section

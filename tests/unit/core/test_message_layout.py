@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from decad.core.layout import Piece, cut
-from decad.core.mixing import Section
+from decad.core.section import Section
 
 BLOCK, FIRST, SECOND = Section.BLOCK, Section.FIRST, Section.SECOND
 

@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from decad.core.adam import AdamConstants, AdamState, local_step
 from decad.core.blocks import Block, BlockPlan
 from decad.core.coding import CHUNK_ELEMENTS, encoder
-from decad.core.mixing import Mixer, Section
+from decad.core.mixing import Mixer
 from decad.core.moments import MomentRule, moment_rule
 from decad.core.pieces import PIECE
+from decad.core.section import Section
 
 RULES = {name: moment_rule(name) for name in ("rowwise", "gossip", "signal", "none")} | {
     "printed": moment_rule("signal", unit="parameter", sign=-1)

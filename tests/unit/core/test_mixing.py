@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from decad.core.mixing import Mixer, Section, moment_scale
+from decad.core.mixing import Mixer, moment_scale
+from decad.core.section import Section
 from decad.errors import InternalError
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from decad.core.adam import AdamConstants, AdamState
 from decad.core.blocks import Block, BlockPlan
-from decad.core.mixing import Section
 from decad.core.moments import default_b1, moment_rule
+from decad.core.section import Section
 from decad.errors import ConfigError
 
 NAMES = ["rowwise", "gossip", "signal", "none"]

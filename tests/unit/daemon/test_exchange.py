@@ -13,9 +13,9 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.coding import CHUNK_ELEMENTS
 from decad.core.memory import bytes_of
-from decad.core.mixing import Section
 from decad.core.overlay import mixing_matrix
 from decad.core.round import WINDOW, Reason
+from decad.core.section import Section
 from decad.errors import PeerError, PoisonError, ProtocolError
 from decad.wire import messages
 from decad.wire.transport import Link

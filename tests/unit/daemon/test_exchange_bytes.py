@@ -8,7 +8,7 @@ from support.exchanges import Mesh, Node, one_block, random_thetas
 from decad.config import RunSpec
 from decad.core.coding import CHUNK_ELEMENTS
 from decad.core.layout import cut
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.daemon.exchange import Exchange
 from decad.wire import messages
 from decad.wire.counters import ByteCounter, overhead_bytes, payload_bytes

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from decad.core.coding import CHUNK_ELEMENTS, Encoder, encoder
 from decad.core.layout import Piece, cut
-from decad.core.mixing import Section
 from decad.core.round import WINDOW
+from decad.core.section import Section
 from decad.daemon.outbox import Outbox, Parcel
 from decad.wire import messages
 from decad.wire.counters import ByteCounter

@@ -13,7 +13,7 @@ from support.exchanges import settled
 from decad._proto import peer_pb2 as pb
 from decad.config import RunSpec
 from decad.core.blocks import BlockPlan
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.daemon import session as session_module
 from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import Donation, FetchPort

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from decad.core.mixing import Section
+from decad.core.section import Section
 from decad.daemon.staging import Staging
 
 SIZES = {Section.BLOCK: 6, Section.SECOND: 2}

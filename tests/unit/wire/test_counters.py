@@ -9,8 +9,8 @@ from decad.core.adam import AdamState
 from decad.core.blocks import Block, BlockPlan
 from decad.core.coding import encoder
 from decad.core.layout import cut
-from decad.core.mixing import Section
 from decad.core.moments import moment_rule
+from decad.core.section import Section
 from decad.wire import messages
 from decad.wire.counters import ByteCounter, overhead_bytes, payload_bytes
 
