@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from decad.core.constants import AdamConstants
 from decad.core.overlay import parse_overlay
 from decad.core.schedule import learning_rate
 from decad.errors import ConfigError
@@ -21,6 +22,18 @@ PROTOCOL_VERSION = 2
 
 NAME_PATTERN = r"^[\w.-]*$"
 """What a peer may be called: a word, since other machines show it on their terminals."""
+
+MAX_NAME_CHARS = 64
+"""Of a peer's name, and of a run's."""
+
+MAX_HOST_CHARS = 253
+"""The longest name that DNS knows."""
+
+MAX_ADDRESS_CHARS = MAX_HOST_CHARS + len("[]:65535")
+"""Of host:port."""
+
+MAX_PEERS = 10_000
+"""That a setting may speak of."""
 
 Moments = Literal["rowwise", "gossip", "signal", "none"]
 Encoding = Literal["fp32", "bf16-delta"]
@@ -34,7 +47,7 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] = "default"
+    run: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[\w.-]+$")] = "default"
     """Name of the run: two runs on one network ignore each other."""
     model_hash: str = ""
     """SHA-256 over names, shapes, dtypes and values of the base weights; measured, not set."""
@@ -66,11 +79,11 @@ class RunSpec(BaseModel):
     """Share of each phase in which the learning rate rises to that of the schedule; 0: it is there at once."""
     moments: Moments = "rowwise"
     """Moment rule (docs/theory.md)."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1)] = AdamConstants.a1
     """a1 of the paper: decay of the first moment in the local step."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta2: Annotated[float, Field(ge=0, lt=1)] = AdamConstants.a2
     """a2 of the paper: decay of the second moment in the local step."""
-    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    eps: Annotated[float, Field(gt=0, le=1)] = AdamConstants.eps
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Decoupled (AdamW): lr * weight_decay of the value is taken off each step."""
@@ -151,7 +164,7 @@ class PeerConfig(BaseModel):
     """host:port on which peers may connect; port 0 picks a free one."""
     peers: tuple[str, ...] = ()
     """host:port of peers to dial; one that is reachable is enough."""
-    name: Annotated[str, Field(max_length=64, pattern=NAME_PATTERN)] = ""
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS, pattern=NAME_PATTERN)] = ""
     """Shown to the other peers; empty shows the id."""
     steps: Annotated[int, Field(ge=0)] = 0
     """Stop once the run's step reaches this; 0 runs until stopped."""
@@ -167,7 +180,7 @@ class PeerConfig(BaseModel):
     """auto | cpu | cuda | cuda:N | mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """In which the model is held; auto: bfloat16 on cuda, else float32. The active block's master copy is fp32."""
-    min_peers: Annotated[int, Field(ge=0, le=10_000)] = 0
+    min_peers: Annotated[int, Field(ge=0, le=MAX_PEERS)] = 0
     """Neighbours to wait for before the first step."""
     mdns: bool = True
     """Announce and look for peers by multicast DNS."""

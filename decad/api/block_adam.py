@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decad.config import RunSpec
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block, BlockPlan, Slot
+from decad.core.constants import AdamConstants
 from decad.core.schedule import Order, Schedule, warmed
 from decad.model.division import divide
 from decad.model.dtypes import DTYPES
 from decad.model.rounding import round_stochastically
+
+_DEFAULT = RunSpec()
 
 
 class BlockAdam(Optimizer):
@@ -34,18 +37,18 @@ class BlockAdam(Optimizer):
     def __init__(
         self,
         module: nn.Module,
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: float = _DEFAULT.lr,
+        betas: tuple[float, float] = (_DEFAULT.beta1, _DEFAULT.beta2),
+        eps: float = _DEFAULT.eps,
+        weight_decay: float = _DEFAULT.weight_decay,
         *,
-        clip: float = 0.0,
-        inner_steps: int = 20,
-        warmup: float = 0.25,
-        blocks: str = "layers",
-        freeze: Sequence[str] = (),
-        order: Order = "descending",
-        seed: int = 0,
+        clip: float = _DEFAULT.clip,
+        inner_steps: int = _DEFAULT.inner_steps,
+        warmup: float = _DEFAULT.warmup,
+        blocks: str = _DEFAULT.blocks,
+        freeze: Sequence[str] = _DEFAULT.freeze,
+        order: Order = _DEFAULT.order,
+        seed: int = _DEFAULT.seed,
     ) -> None:
         """Optimise ``module``, whose parameters are float32 or bfloat16 and lie where they are to be trained.
 

@@ -15,8 +15,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from decad.core.adam import AdamConstants, AdamState
+from decad.core.adam import AdamState
 from decad.core.blocks import Block
+from decad.core.constants import AdamConstants
 from decad.core.pieces import pieces
 from decad.core.section import Section
 from decad.errors import ConfigError

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
-MOST_RINGS = 32
-"""Of random:K: it gives 64 neighbours, for as many of whom a daemon has room (decad.wire)."""
+MOST_NEIGHBOURS = 64
+"""For so many a daemon has room (decad.wire): of more, `full` is no longer a sensible overlay."""
+MOST_RINGS = MOST_NEIGHBOURS // 2
+"""Of random:K, which gives two neighbours a ring."""
 
 
 class Overlay(NamedTuple):

@@ -169,7 +169,7 @@ class Admission:
 def _address_of(link: Link, hello: pb.Hello) -> str:
     """Where others may reach the peer at the other end; empty if they cannot."""
     here = split_address(link.address)[0]
-    host = hello.listen_host[:64] or here
+    host = hello.listen_host or here
     if not hello.listen_port or (is_loopback(host) and not is_loopback(here)):
         return ""
     return f"[{host}]:{hello.listen_port}" if ":" in host else f"{host}:{hello.listen_port}"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from decad._proto import peer_pb2 as pb
+from decad.core import coding
 from decad.core.blocks import BlockPlan
 from decad.core.memory import bytes_of
 from decad.errors import DecadError, LinkClosed, PeerError, PoisonError, ProtocolError
@@ -22,8 +23,8 @@ from decad.wire.numbers import as_uint64
 from decad.wire.reasons import printable
 from decad.wire.transport import Channel
 
-CHUNK_ELEMENTS = 1 << 18
-"""fp32 values of one chunk: 1 MiB."""
+CHUNK_ELEMENTS = coding.CHUNK_ELEMENTS["fp32"]
+"""Values of one chunk, as in the exchange: 1 MiB."""
 CHUNKS_AHEAD = 4
 """Parts of an answer that wait to be taken in: 4 MiB."""
 FIRST_PATIENCE_S = 120.0

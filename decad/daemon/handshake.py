@@ -9,19 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from decad._proto import peer_pb2 as pb
-from decad.config import NAME_PATTERN, PROTOCOL_VERSION
+from decad.config import MAX_HOST_CHARS, MAX_NAME_CHARS, NAME_PATTERN, PROTOCOL_VERSION
 from decad.errors import LinkClosed, MismatchError, PeerError, ProtocolError
 from decad.membership.agreement import Difference, refusal_text
-from decad.membership.identity import short_id
+from decad.membership.identity import ID_BYTES, short_id
 from decad.wire.messages import decode_control, encode_control
 from decad.wire.reasons import printable
 from decad.wire.transport import Link
 
 PATIENCE_S = 10.0
 """Who has not completed the handshake within this time is hung up on."""
-MAX_NAME_CHARS = 64
-MAX_HOST_CHARS = 253
-"""The longest name that DNS knows."""
 MAX_FIELDS = 32
 """Differences read from one refusal: more than a run spec has fields."""
 
@@ -113,7 +110,7 @@ async def _judge(mine: pb.Hello, hello: pb.Hello, judge: Judge) -> list[Differen
     if hello.protocol_version != PROTOCOL_VERSION:
         return [Difference("protocol_version", str(PROTOCOL_VERSION), str(hello.protocol_version))]
     if (
-        len(hello.peer_id) != 32
+        len(hello.peer_id) != ID_BYTES
         or len(hello.name) > MAX_NAME_CHARS
         or not re.fullmatch(NAME_PATTERN, hello.name)
         or hello.listen_port > 65535

@@ -20,14 +20,13 @@ from decad.daemon.views import Views
 from decad.errors import MismatchError, NetworkError, OperatorError, PeerError, ProtocolError
 from decad.membership.dialplan import DialPlan
 from decad.membership.identity import short_id
-from decad.membership.table import Origin, PeerTable, Stage, State, Transition
+from decad.membership.table import TICK_S, Origin, PeerTable, Stage, State, Transition
 from decad.state.manifest import KnownPeer
 from decad.wire.reasons import printable
 from decad.wire.transport import Link, Transport
 
 log = logging.getLogger("decad")
 
-TICK_S = 0.25
 REMEMBERED = 64
 """Peers whose addresses a checkpoint keeps: one that answers is enough, and tells of the others."""
 

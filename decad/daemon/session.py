@@ -12,6 +12,7 @@ from decad.daemon.exchange import Exchange, Neighbour
 from decad.daemon.fetch import FetchPort
 from decad.daemon.handshake import Handshake
 from decad.errors import LinkClosed, PeerError, ProtocolError
+from decad.membership.suspicion import BEACON_S
 from decad.membership.table import Stage
 from decad.wire.counters import Traffic
 from decad.wire.messages import decode_control, encode_control
@@ -19,10 +20,8 @@ from decad.wire.numbers import as_uint64
 from decad.wire.reasons import printable
 from decad.wire.transport import Buffer, Channel
 
-BEACON_S = 0.5
-"""Longest time between two beacons."""
 BEACON_GAP_S = 0.05
-"""Shortest: steps of a few milliseconds need not be told one by one."""
+"""Shortest time between two beacons (`BEACON_S` is the longest): steps of milliseconds need not be told one by one."""
 BEACONS_REMEMBERED = 32
 LAST_WORDS_S = 0.5
 """How long at most the control channel is read on after another channel of the link has ended."""

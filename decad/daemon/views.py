@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Mapping
 
 from decad._proto import peer_pb2 as pb
+from decad.config import MAX_ADDRESS_CHARS
 from decad.daemon.session import Session
 from decad.membership.dialplan import DialPlan
-from decad.membership.identity import short_id
+from decad.membership.identity import ID_BYTES, short_id
 from decad.membership.table import PeerTable
 
 log = logging.getLogger("decad")
@@ -57,11 +58,11 @@ class Views:
 
     def heard(self, peer: str, view: pb.View) -> None:
         """A neighbour told its own: with whom it mixes, and whom we may dial."""
-        members = [m for m in view.members[:MAX_VIEW] if len(m.peer_id) == 32]
+        members = [m for m in view.members[:MAX_VIEW] if len(m.peer_id) == ID_BYTES]
         self._table.viewed(peer, frozenset(m.peer_id.hex() for m in members if m.mixing))
         now = asyncio.get_running_loop().time()
         for member in members:
-            if member.address and len(member.address) <= 128 and member.address.isprintable():
+            if member.address and len(member.address) <= MAX_ADDRESS_CHARS and member.address.isprintable():
                 try:
                     self._dials.add(member.address, "exchange", now, member.peer_id.hex())
                 except ValueError:

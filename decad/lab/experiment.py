@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
-from decad.config import MEASURED_FIELDS, RunSpec
+from decad.config import MAX_PEERS, MEASURED_FIELDS, RunSpec
 from decad.errors import ConfigError
 from decad.lab.runs import CONFIG
 from decad.settings import EDGES_FILE, read_edges
@@ -35,7 +35,7 @@ class Experiment(BaseModel):
     """A file or directory a domain."""
     partition: str = "domain"
     """How the data is divided among the peers: see `decad.lab.partition`."""
-    peers: Annotated[int, Field(ge=1, le=10_000)] = 4
+    peers: Annotated[int, Field(ge=1, le=MAX_PEERS)] = 4
     names: tuple[str, ...] = ()
     """Of the peers; with the seed a name decides on a peer's split and order, as it does in the daemon."""
     ids: tuple[str, ...] = ()

@@ -19,9 +19,6 @@ from decad.lab.network import Load, Outcome, join
 
 MOST_EDGES = 1_000_000
 """Each in both directions: a step of so many messages takes minutes."""
-MOST_PEERS = 10_000
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of Okabe and Ito, told apart with every kind of colour vision."""
 TICKS = {
     **{
         "1 s": 1.0,
@@ -205,6 +202,8 @@ def draw(cases: Sequence[Case], target: Path) -> tuple[Path, Path]:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    from decad.lab.canvas import COLOURS
 
     figure = Figure(figsize=(8.4, 3.7), layout="constrained")
     panels = figure.subplots(1, 2)

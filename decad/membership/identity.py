@@ -22,6 +22,9 @@ from decad.errors import StateError
 KEY_FILE = "identity.pem"
 """Name of the key file within the state directory."""
 
+ID_BYTES = hashlib.sha256().digest_size
+"""Of a peer's id, which is a hash."""
+
 
 @dataclass(frozen=True)
 class Identity:

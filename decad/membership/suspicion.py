@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 BEACON_S = 0.5
-"""Seconds between two beacons of a peer that has nothing else to say."""
+"""Seconds between two beacons of a peer that has nothing else to say: the longest there are."""
 
 GAPS_KEPT = 64
 """Gaps that count: half a minute of a quiet peer, so that a change of its habits is learnt within that

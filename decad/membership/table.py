@@ -13,9 +13,12 @@ from typing import Literal, NamedTuple
 
 from decad.membership.suspicion import Hearing
 
-TICK_S = 1.0
-"""Call `PeerTable.tick` at least this often, in seconds. What lies beyond it between two ticks was a stall
-of our own (a busy machine, a laptop asleep) and is held against nobody."""
+TICK_S = 0.25
+"""Seconds between two calls of `PeerTable.tick`."""
+
+STALL_S = 1.0
+"""Seconds between two ticks beyond which we ourselves stood still (a busy machine, a laptop asleep): what is more than
+this is held against nobody."""
 
 LINK_GRACE_S = 2.0
 """Seconds that a peer whose link closed has to come back before it is gone."""
@@ -191,8 +194,8 @@ class PeerTable:
         ]
 
     def tick(self, now: float) -> list[Transition]:
-        """Time passed: suspect the silent, give up the suspects. Call it at least every TICK_S."""
-        stall = max(0.0, now - self._ticked - TICK_S)
+        """Time passed: suspect the silent, give up the suspects. Call it every TICK_S, and at least every STALL_S."""
+        stall = max(0.0, now - self._ticked - STALL_S)
         self._ticked = now
         made: list[Transition] = []
         for record in self.peers:

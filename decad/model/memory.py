@@ -20,9 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from decad.config import RunSpec
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block, BlockPlan
+from decad.core.constants import AdamConstants
 from decad.model.division import divide
 from decad.model.length import context_length, sequence_length
 from decad.model.loading import CAUSAL_LM, empty_module

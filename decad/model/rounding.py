@@ -13,7 +13,7 @@ from torch import Tensor
 from decad.core.keyed import keyed_bits, uint64
 
 # Elements at a time (a multiple of 4, the noise words of one draw): bounds the temporaries to 16 MiB.
-_PIECE = 1 << 20
+_AT_ONCE = 1 << 20
 
 
 def round_stochastically(master: Tensor, out: Tensor, *, seed: int, step: int, block: int) -> None:
@@ -24,7 +24,7 @@ def round_stochastically(master: Tensor, out: Tensor, *, seed: int, step: int, b
     alone. Values must be finite.
     """
     noise = keyed_bits("rounding", seed, step, block)
-    for piece, target in zip(torch.split(master, _PIECE), torch.split(out, _PIECE), strict=True):
+    for piece, target in zip(torch.split(master, _AT_ONCE), torch.split(out, _AT_ONCE), strict=True):
         words = uint64(noise, -(-piece.numel() // 4)).astype("<u8", copy=False).view("<u2")
         added = torch.from_numpy(words[: piece.numel()].astype(np.int32)).to(piece.device)
         # bf16 is the upper half of fp32: 16 random bits carry into it with probability lower half / 2^16. The

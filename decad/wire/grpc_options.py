@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decad.core.overlay import MOST_NEIGHBOURS
 from decad.wire.transport import MAX_MESSAGE_BYTES
 
 SERVICE = "decad.v1.Peer"
@@ -10,9 +11,9 @@ NONCE_KEY = "decad-link"
 NONCE_CHARACTERS = 32
 """128 random bits in hex: no two links of one connection's address ever meet."""
 
-MAX_ACCEPTED_LINKS = 128
-"""Twice (both ends may dial at once) the 64 neighbours beyond which `full` is no longer a sensible overlay; a
-hostile LAN can make us hold this many times two messages of MAX_MESSAGE_BYTES, 1 GiB, and 128 descriptors."""
+MAX_ACCEPTED_LINKS = 2 * MOST_NEIGHBOURS
+"""Twice, since both ends may dial at once. A hostile LAN can make us hold this many times two messages of
+MAX_MESSAGE_BYTES, 1 GiB, and 128 descriptors."""
 ASSEMBLY_S = 10.0
 """How long the three streams of a link may take to arrive: long for a slow network, short for a scanner."""
 GRACE_S = 0.5

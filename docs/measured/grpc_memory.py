@@ -30,7 +30,10 @@ async def main(rounds):
     for number in range(rounds + 1):
         if number % (rounds // 10) == 0:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-            print(f"{grpc.__version__}  round {number:5d}  resident {process.memory_info().rss / 1e6:.2f} MB", flush=True)
+            print(
+                f"{grpc.__version__}  round {number:5d}  resident {process.memory_info().rss / 1e6:.2f} MB",
+                flush=True,
+            )
         here, there = spawn.Pipe()
         server = spawn.Process(target=serve, args=(there,))
         server.start()

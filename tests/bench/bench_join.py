@@ -25,8 +25,9 @@ from typing import Any, TypeAlias
 import torch
 import uvloop
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.batch import Batch
+from decad.core.constants import AdamConstants
 from decad.daemon.compute import ComputeThread
 from decad.daemon.download import Download
 from decad.daemon.fetch import Donation, FetchPort

@@ -29,9 +29,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block
+from decad.core.coding import CHUNK_ELEMENTS
+from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer
 from decad.core.section import Section
 from decad.model.objective import NextToken
@@ -39,7 +41,7 @@ from decad.model.trainable import TrainableModel
 
 LR = 1e-5
 MIB = 2**20
-CHUNK = 262_144
+CHUNK = CHUNK_ELEMENTS["fp32"]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from support.exact import ExactPeers
 from support.peers import Peers, given, one_block
 from torch import Tensor
 
-from decad.core.adam import AdamConstants
+from decad.core.constants import AdamConstants
 from decad.core.moments import default_b1, moment_rule
 
 N, ROWS, COLUMNS, LR = 9, 3, 4, 0.01

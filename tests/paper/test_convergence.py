@@ -9,7 +9,7 @@ import torch
 from support.peers import Peers, one_block
 from torch import Tensor
 
-from decad.core.adam import AdamConstants
+from decad.core.constants import AdamConstants
 from decad.core.moments import default_b1, moment_rule
 
 N, SHAPE, STEPS = 5, (6, 8), 100

@@ -10,8 +10,9 @@ import torch
 from support.peers import Peers, given, one_block
 from torch import Tensor, nn
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block, BlockPlan
+from decad.core.constants import AdamConstants
 from decad.core.moments import default_b1, moment_rule
 from decad.core.schedule import Schedule
 

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
+from decad.core.constants import AdamConstants
 
 LR = 0.01
 C = AdamConstants(a1=0.8, a2=0.9, eps=1e-3)

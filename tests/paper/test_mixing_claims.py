@@ -7,7 +7,8 @@ import torch
 from support.peers import Peers, one_block
 from torch import Tensor
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
+from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, mixing_matrix, neighbours

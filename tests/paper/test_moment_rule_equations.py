@@ -9,7 +9,8 @@ import torch
 from support.peers import Peers, given, one_block
 from torch import Tensor
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
+from decad.core.constants import AdamConstants
 from decad.core.moments import MomentRule, default_b1, moment_rule
 from decad.core.section import Section
 

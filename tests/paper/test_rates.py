@@ -16,7 +16,8 @@ import torch
 from support.exact import SGD, ExactPeers
 from torch import Tensor
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
+from decad.core.constants import AdamConstants
 from decad.core.moments import default_b1
 
 FP64 = torch.float64

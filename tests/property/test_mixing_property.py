@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.peers import Peers, one_block
 
-from decad.core.adam import AdamConstants
+from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, neighbours

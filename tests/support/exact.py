@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
+from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer
 from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, mixing_matrix, neighbours

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from decad.config import RunSpec
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block, BlockPlan
 from decad.core.coding import decoder, encoder
+from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import default_b1, moment_rule
 from decad.core.round import Proceed

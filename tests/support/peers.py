@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block, BlockPlan
 from decad.core.coding import decoder, encoder
+from decad.core.constants import AdamConstants
 from decad.core.layout import cut
 from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import MomentRule

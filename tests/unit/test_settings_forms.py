@@ -143,7 +143,5 @@ def test_what_can_be_no_value_is_refused_with_its_source(key: str, tmp_path: Pat
 
 @pytest.mark.parametrize("key", sorted(NUMBERS))
 def test_words_are_no_numbers(key: str) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"^DECAD_{key.upper()} .* = 'a few' is not accepted: it should"
-    ):
+    with pytest.raises(ConfigError, match=rf"^DECAD_{key.upper()} .* = 'a few' is not accepted: it should"):
         load_settings({}, None, {f"DECAD_{key.upper()}": "a few"}, ())

@@ -9,6 +9,7 @@ import click
 
 from decad.cli.lab.extras import need
 from decad.cli.options import PATH
+from decad.config import MAX_PEERS
 from decad.errors import ConfigError
 
 
@@ -89,8 +90,8 @@ def network(
         counts = [int(part) for part in peers.split(",")]
     except ValueError:
         raise ConfigError(f"--peers {peers} is not a list of numbers, such as 8,64,512.") from None
-    if min(counts) < 2 or max(counts) > scaling.MOST_PEERS:
-        raise ConfigError(f"--peers {peers}: from 2 to {scaling.MOST_PEERS:,} can be simulated.")
+    if min(counts) < 2 or max(counts) > MAX_PEERS:
+        raise ConfigError(f"--peers {peers}: from 2 to {MAX_PEERS:,} can be simulated.")
     if encoding not in ("fp32", "bf16-delta"):
         raise ConfigError(f"--encoding {encoding} is not known. Use fp32 or bf16-delta.")
     if min(blocks, inner_steps, steps) < 1 or learning < 0 or block_mb <= 0 or not 0 <= failures < 1:

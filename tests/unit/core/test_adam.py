@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
+from decad.core.constants import AdamConstants
 from decad.core.pieces import PIECE, pieces
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block, BlockPlan
 from decad.core.coding import CHUNK_ELEMENTS, encoder
+from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer
 from decad.core.moments import MomentRule, moment_rule
 from decad.core.pieces import PIECE

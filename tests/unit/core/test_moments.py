@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from decad.core.adam import AdamConstants, AdamState
+from decad.core.adam import AdamState
 from decad.core.blocks import Block, BlockPlan
+from decad.core.constants import AdamConstants
 from decad.core.moments import default_b1, moment_rule
 from decad.core.section import Section
 from decad.errors import ConfigError

@@ -13,9 +13,10 @@ from support.families import CAUSAL, CLASSIFIERS, save_tiny
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from decad.config import RunSpec
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block
+from decad.core.constants import AdamConstants
 from decad.errors import ConfigError, ModelError
 from decad.model.export import export_model
 from decad.model.trainable import TrainableModel

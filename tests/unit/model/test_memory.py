@@ -8,8 +8,9 @@ from support.allocations import allocations, peak
 from support.families import CAUSAL, CLASSIFIERS, save_tiny
 
 from decad.config import RunSpec
-from decad.core.adam import AdamConstants, AdamState, local_step
+from decad.core.adam import AdamState, local_step
 from decad.core.batch import Batch
+from decad.core.constants import AdamConstants
 from decad.errors import ConfigError, ModelError
 from decad.model.loading import what_to_train
 from decad.model.memory import measure

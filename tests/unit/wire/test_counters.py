@@ -7,7 +7,7 @@ import torch
 
 from decad.core.adam import AdamState
 from decad.core.blocks import Block, BlockPlan
-from decad.core.coding import encoder
+from decad.core.coding import CHUNK_ELEMENTS, encoder
 from decad.core.layout import cut
 from decad.core.moments import moment_rule
 from decad.core.section import Section
@@ -69,7 +69,7 @@ def test_overhead_of_a_smollm2_layer_is_below_one_percent(rule: str, encoding: s
     block = block_of(dict(SMOLLM2_LAYER))
     assert block.numel == 3_540_096
     sizes = {Section.BLOCK: block.numel, **moment_rule(rule).sections(block)}
-    header = header_of(sizes, 262_144 if encoding == "fp32" else 524_288, full=encoding == "fp32")
+    header = header_of(sizes, CHUNK_ELEMENTS[encoding], full=encoding == "fp32")
     assert overhead_bytes(header, encoding) <= 0.01 * sum(payload_bytes(sizes, encoding).values())
 
 
