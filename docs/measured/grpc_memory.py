@@ -1,6 +1,7 @@
-"""What grpc.aio keeps of connections whose other end is killed: python grpc_memory.py [ROUNDS] (needs grpcio, psutil)."""
+"""What grpc.aio keeps of connections whose other end is killed: python grpc_memory.py [ROUNDS]."""
 
 import asyncio
+import contextlib
 import ctypes
 import multiprocessing
 import sys
@@ -42,10 +43,8 @@ async def main(rounds):
             await call.write(b"x" * 100_000)
             await call.read()
             server.kill()
-            try:
+            with contextlib.suppress(grpc.aio.AioRpcError):
                 await call.read()
-            except grpc.aio.AioRpcError:
-                pass
         server.join()
         here.close(), there.close()
 
