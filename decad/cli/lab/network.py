@@ -9,7 +9,6 @@ import click
 
 from decad.cli.lab.extras import need
 from decad.cli.options import PATH
-from decad.config import MAX_PEERS
 from decad.errors import ConfigError
 
 
@@ -82,6 +81,7 @@ def network(
     whose first column counts), from which is drawn for each peer. Deadlines are the daemon's own. Up to 10,000 peers.
     """
     need("matplotlib", "scipy")
+    from decad.config import MAX_PEERS
     from decad.lab import scaling
     from decad.lab.distributions import parse_distribution
     from decad.lab.network import Load
