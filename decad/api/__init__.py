@@ -19,6 +19,7 @@ from decad.daemon.events import (
     StepTaken,
 )
 from decad.errors import DecadError, OperatorError, PeerError
+from decad.wire.malloc import tune_malloc
 
 __all__ = [
     "Batch",
@@ -41,4 +42,5 @@ __all__ = [
     "RunSpec",
     "StepTaken",
     "run",
+    "tune_malloc",
 ]

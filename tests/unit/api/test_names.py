@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NAMES = [
     *("Batch", "BlockAdam", "Collate", "DecadError", "Evaluated", "Event", "Finished", "Indexed", "Listener"),
     *("Listening", "Loss", "Noticed", "OperatorError", "Peer", "PeerConfig", "PeerError", "PhaseBegun"),
-    *("RunSpec", "StepTaken", "run"),
+    *("RunSpec", "StepTaken", "run", "tune_malloc"),
 ]
 
 
@@ -51,6 +51,7 @@ def test_the_members_of_the_optimiser() -> None:
             "module lr betas eps weight_decay clip inner_steps warmup blocks freeze order seed",
         ),
         (api.run, "peer"),
+        (api.tune_malloc, ""),
         (api.Listening, "address"),
         (api.PhaseBegun, "step round block name"),
         (api.StepTaken, "step loss mixed_with missing"),
