@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from decad.errors import InternalError, StateError
@@ -111,9 +112,10 @@ class Checkpoint:
         path = self.directory / record.file
         try:
             return read_tensors(path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise StateError(
-                f"{path} cannot be read: {error.strerror}. Check the disk and the owner of the file."
+                f"{path} cannot be read: {getattr(error, 'strerror', None) or error}. Check the disk and the "
+                "owner of the file."
             ) from None
 
 

@@ -1,8 +1,8 @@
-"""The safetensors format, written and read in a stream: no second copy of a tensor, no memory map.
+"""Checkpoint files in the safetensors format: written in a stream, read by the library (docs/adr/0016).
 
-A checkpoint is written on the io thread beside the training, so its bytes go from the tensor's own memory to
-the file and are hashed on the way; the library builds the file in memory first. What it reads must be
-ordinary memory, since it is trained in place. https://github.com/huggingface/safetensors#format
+A checkpoint is written on the io thread beside the training, so its bytes go from the tensor's own memory to the
+file, are hashed on the way, and errors of the disk keep their number. What is read is memory of its own, not a map of
+the file: it is trained in place. https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from decad.core.memory import bytes_of
@@ -29,7 +30,7 @@ DTYPES: Mapping[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_DTYPES_BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
+"""The format's codes."""
 
 
 def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -57,12 +58,6 @@ def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `serialise` gave and whose hash was checked, in memory of their own."""
-    tensors = {}
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        for name, entry in json.loads(file.read(length)).items():
-            tensor = torch.empty(entry["shape"], dtype=_DTYPES_BY_CODE[entry["dtype"]])
-            file.readinto(bytes_of(tensor))
-            tensors[name] = tensor
+    """All tensors of a file, each in memory of its own. Raises OSError, or SafetensorError if it is not one."""
+    tensors: dict[str, Tensor] = load_file(path, backend="pread")
     return tensors

@@ -165,6 +165,22 @@ def test_tensor_files_are_safetensors(tmp_path: Path) -> None:
     assert plain(ActiveState(1, 3, 4, read)) == plain(OLD.active)
 
 
+@pytest.mark.parametrize("harm", ["removed", "cut", "not one"])
+def test_a_file_that_goes_bad_after_its_hash_was_checked_is_named(tmp_path: Path, harm: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.load()
+    store.save(OLD)
+    checkpoint = CheckpointStore(tmp_path).load()
+    assert checkpoint is not None
+    (path,) = (tmp_path / "blocks").glob("0-*.safetensors")
+    whole = path.read_bytes()
+    path.unlink()
+    if harm != "removed":
+        path.write_bytes(whole[:-3] if harm == "cut" else b"?" * len(whole))
+    with pytest.raises(StateError, match=f"{path.name} cannot be read: .*Check the disk"):
+        checkpoint.block(0)
+
+
 def test_saving_before_loading_is_a_bug(tmp_path: Path) -> None:
     with pytest.raises(InternalError, match="before load"):
         CheckpointStore(tmp_path).save(OLD)

@@ -43,3 +43,13 @@ def test_equal_tensors_give_equal_hashes(tmp_path: Path) -> None:
     one = write_file(tmp_path / "1", serialise({"a": torch.ones(2), "b": torch.zeros(2)}))
     two = write_file(tmp_path / "2", serialise({"b": torch.zeros(2), "a": torch.ones(2)}))
     assert one == two == hash_file(tmp_path / "1")
+
+
+def test_what_is_read_is_memory_of_its_own(tmp_path: Path) -> None:
+    write_file(tmp_path / "file", serialise({"a": torch.zeros(5), "b": torch.ones(3)}))
+    read = read_tensors(tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"")  # a map would now end the process
+    read["a"].add_(1)
+    assert read["a"].tolist() == [1.0] * 5
+    assert read["b"].tolist() == [1.0] * 3
+    assert [t.untyped_storage().nbytes() for t in (read["a"], read["b"])] == [20, 12]
