@@ -181,11 +181,12 @@ class Fleet:
     ) -> Daemon:
         """A daemon called ``name`` with a state directory of that name, and text of its own if it is a, b or c.
 
-        ``options`` come after all the others: of a flag that is given twice the last one counts.
+        ``options`` come after all the others: of a flag that is given twice the last one counts, but for lists, which
+        add up; data of its own is then the only one.
         """
         state_dir, text = self.folder / name, self.texts / f"{name}.txt"
         here = ["--name", name, "--state-dir", str(state_dir), "--model", str(self.model)]
-        data = ["--data", str(text if text.exists() else self.texts)]
+        data = [] if "--data" in options else ["--data", str(text if text.exists() else self.texts)]
         self.daemons[name] = daemon = Daemon(
             self._nursery,
             state_dir,
