@@ -24,9 +24,10 @@ from decad.core.overlay import edge_weight
 from decad.core.round import Proceed, Reason
 from decad.core.section import Section
 from decad.daemon.meter import Meter
-from decad.daemon.outbox import Outbox, Parcel
+from decad.daemon.outbox import Outbox, OutgoingMessage
 from decad.daemon.step import Coding, StepExchange
 from decad.errors import InternalError, ProtocolError
+from decad.membership.identity import short_id
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
 from decad.wire.numbers import as_uint32, as_uint64
@@ -34,7 +35,7 @@ from decad.wire.transport import Channel
 
 
 @dataclass
-class _Message:
+class _IncomingMessage:
     """The message that a neighbour is sending now."""
 
     compute_s: float
@@ -53,7 +54,7 @@ class _Message:
         return self.came == self.chunks
 
 
-class _Half(NamedTuple):
+class _HalfStep(NamedTuple):
     """When my half-step of a step was done, on the loop's clock, and how long it took."""
 
     at: float
@@ -70,7 +71,7 @@ class Neighbour:
     sent_meter: Meter
     received_meter: Meter
     ask: Callable[[int], None]
-    message: _Message | None = None
+    message: _IncomingMessage | None = None
     decoder: Decoder | None = None
     """Of the phase under way; made when its first message comes."""
     asked: bool = False
@@ -103,7 +104,7 @@ class Exchange:
         self._opening = asyncio.Event()
         """Set, and replaced, when the next step is opened."""
         self._step: StepExchange | None = None
-        self._halves: dict[int, _Half] = {}
+        self._half_steps: dict[int, _HalfStep] = {}
         """Mine of this phase, by step."""
 
     def adopt(self, spec: RunSpec) -> None:
@@ -118,7 +119,7 @@ class Exchange:
         """A block became active: new codings at both ends."""
         self._phase, self._block, self._coding = phase, block, coding
         self._pieces = cut(coding.sizes, coding.encoder.chunk_elements)
-        self._halves.clear()
+        self._half_steps.clear()
         for peer in self._neighbours.values():
             peer.decoder, peer.asked = None, False
             if peer.message is not None:
@@ -149,7 +150,7 @@ class Exchange:
         step, coding = self._step, self._coding
         mixer = Mixer(accumulators, coding.encoder.chunk_elements)
         now = loop.time()
-        mine = self._halves[step.number] = _Half(now, computed)
+        mine = self._half_steps[step.number] = _HalfStep(now, computed)
         for peer in self._neighbours.values():
             if peer.message is not None and peer.message.step == step.number and peer.message.whole:
                 self._note_arrival(peer, peer.message, mine)
@@ -165,10 +166,10 @@ class Exchange:
             extents=tuple(sorted(coding.sizes.items())),
             compute_us=as_uint32(1 + int(computed * 1e6)),
         )
-        parcel = Parcel(header, coding.encoder, self._pieces, step.round.degree)
+        message = OutgoingMessage(self._phase, header, coding.encoder, self._pieces, step.round.degree)
         for name in step.round.neighbours:
             if name in self._neighbours:
-                self._neighbours[name].outbox.put(parcel, self._phase)
+                self._neighbours[name].outbox.put(message)
         self.last_deadline = self.pace.deadline(self._block, computed)
         deadline = now + self.last_deadline
         step.half_ready(mixer, updates, deadline)
@@ -216,7 +217,7 @@ class Exchange:
         if older := self._neighbours.get(name):
             self.detach(older)
         sent_meter, received_meter = Meter(), Meter()
-        outbox = Outbox(self._sent.child(sent_meter.add), lambda parcel: self._on_sent(name, parcel))
+        outbox = Outbox(self._sent.child(sent_meter.add), lambda message: self._on_sent(name, message))
         peer = Neighbour(
             name, outbox, self._received.child(received_meter.add), sent_meter, received_meter, ask
         )
@@ -233,7 +234,7 @@ class Exchange:
     def asked(self, peer: Neighbour, phase: int) -> None:
         """The neighbour cannot decode our changes."""
         if phase == self._phase:
-            peer.outbox.forget()
+            peer.outbox.asked()
 
     def neighbour(self, name: str) -> Neighbour | None:
         """Figures of one neighbour for the status."""
@@ -243,28 +244,30 @@ class Exchange:
         """Take in what ``peer`` sends until the link ends. Raises ProtocolError or PoisonError on nonsense."""
         while True:
             raw = await channel.receive()
-            part = messages.parse_block(raw)
-            if isinstance(part, messages.BlockHeader):
+            read = messages.parse_block(raw)
+            if isinstance(read, messages.BlockHeader):
                 peer.received.count(len(raw))
-                await self._header(peer, part)
+                await self._header(peer, read)
             else:
-                peer.received.count(len(raw), part.payload.nbytes, part.section)
-                await self._chunk(peer, part)
+                peer.received.count(len(raw), read.payload.nbytes, read.section)
+                await self._chunk(peer, read)
 
     async def _header(self, peer: Neighbour, header: messages.BlockHeader) -> None:
         if header.run != self._run:
-            raise ProtocolError(f"peer {peer.name[:8]} sent a block of another run; the link is closed.")
+            raise ProtocolError(
+                f"peer {short_id(peer.name)} sent a block of another run; the link is closed."
+            )
         while self._opened < header.step:
             self._lose(peer)
             await self._opening.wait()
         compute_s = header.compute_us / 1e6
-        message = peer.message = _Message(compute_s, header.step, header.updates, header.chunks)
+        message = peer.message = _IncomingMessage(compute_s, header.step, header.updates, header.chunks)
         if self._coding is None or header.step // self._inner_steps != self._phase:
             return
         sizes = tuple(sorted(self._coding.sizes.items()))
         if (header.block, header.chunks, header.extents) != (self._block, len(self._pieces), sizes):
             raise ProtocolError(
-                f"peer {peer.name[:8]} sent block {header.block} in {header.chunks} chunks at step "
+                f"peer {short_id(peer.name)} sent block {header.block} in {header.chunks} chunks at step "
                 f"{header.step}, where block {self._block} in {len(self._pieces)} chunks belongs; the link is "
                 "closed."
             )
@@ -286,20 +289,22 @@ class Exchange:
         message = peer.message
         if message is None or message.whole:
             raise ProtocolError(
-                f"peer {peer.name[:8]} sent a chunk that no header announced; the link is closed."
+                f"peer {short_id(peer.name)} sent a chunk that no header announced; the link is closed."
             )
         number, decoder = message.came, message.decoder
         message.came += 1
         if decoder is not None:
             piece = self._pieces[number]
             if (chunk.section, chunk.index) != (piece.section, piece.chunk):
-                raise ProtocolError(f"peer {peer.name[:8]} sent chunks out of order; the link is closed.")
+                raise ProtocolError(
+                    f"peer {short_id(peer.name)} sent chunks out of order; the link is closed."
+                )
             values = decoder.decode(piece.section, piece.chunk, chunk.payload)
             if message.into is not None:
                 await message.into.take(peer.name, number, values, message.updates)
             if message.whole:
                 decoder.end()
-        if message.whole and (mine := self._halves.get(message.step)) is not None:
+        if message.whole and (mine := self._half_steps.get(message.step)) is not None:
             self._note_arrival(peer, message, mine)
 
     def _attached(self, peer: Neighbour) -> bool:
@@ -309,12 +314,12 @@ class Exchange:
         if self._step is not None and self._attached(peer):
             self._step.lost(peer.name)
 
-    def _note_arrival(self, peer: Neighbour, message: _Message, mine: _Half) -> None:
+    def _note_arrival(self, peer: Neighbour, message: _IncomingMessage, mine: _HalfStep) -> None:
         seconds = asyncio.get_running_loop().time() - mine.at
         self.pace.arrived(peer.name, seconds, message.compute_s / max(mine.computed, 1e-6))
 
-    def _on_sent(self, name: str, parcel: Parcel) -> None:
-        if self._step is not None and self._step.number == parcel.header.step:
+    def _on_sent(self, name: str, message: OutgoingMessage) -> None:
+        if self._step is not None and self._step.number == message.header.step:
             self._step.sent(name)
 
 

@@ -48,16 +48,16 @@ TrainableModel.gradient = paced
 
 AT_SECOND_CHUNK = """
 import os
-from decad.daemon.outbox import Parcel
-part, order = Parcel.part, {order!r}
+from decad.daemon.outbox import OutgoingMessage
+chunk, order = OutgoingMessage.chunk, {order!r}
 def cut(self, number, full):
     if number == 1 and os.path.exists(order):
         with open(order) as file:
             signals = file.read()
         os.unlink(order)
         os.kill(os.getpid(), int(signals))
-    return part(self, number, full)
-Parcel.part = cut
+    return chunk(self, number, full)
+OutgoingMessage.chunk = cut
 """
 """The process signals itself when the first chunk of several is sent: the file ``order`` says with which number."""
 

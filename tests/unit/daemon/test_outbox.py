@@ -16,7 +16,7 @@ from decad.core.coding import CHUNK_ELEMENTS, Encoder, encoder
 from decad.core.layout import Piece, cut
 from decad.core.round import WINDOW
 from decad.core.section import Section
-from decad.daemon.outbox import Outbox, Parcel
+from decad.daemon.outbox import Outbox, OutgoingMessage
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
 
@@ -80,7 +80,7 @@ class Sender:
         self.delivered: list[int] = []
         self.counters = [ByteCounter() for _ in channels]
         self.boxes = [
-            Outbox(counter, lambda parcel: self.delivered.append(parcel.header.step))
+            Outbox(counter, lambda message: self.delivered.append(message.header.step))
             for counter in self.counters
         ]
 
@@ -105,7 +105,7 @@ class Sender:
         self.delivered.clear()
         self.encoder.packed.clear()
 
-    def parcel(self, step: int) -> Parcel:
+    def message(self, step: int, phase: int = 0) -> OutgoingMessage:
         self.encoder.encode({Section.BLOCK: torch.full((ELEMENTS,), float(step))})
         pieces: tuple[Piece, ...] = cut({Section.BLOCK: ELEMENTS}, self.encoder.chunk_elements)
         header = messages.BlockHeader(
@@ -119,12 +119,12 @@ class Sender:
             chunks=len(pieces),
             extents=((Section.BLOCK, ELEMENTS),),
         )
-        return Parcel(header, self.encoder, pieces, len(self.boxes))
+        return OutgoingMessage(phase, header, self.encoder, pieces, len(self.boxes))
 
     def put(self, step: int, phase: int = 0) -> None:
-        parcel = self.parcel(step)
+        message = self.message(step, phase)
         for box in self.boxes:
-            box.put(parcel, phase)
+            box.put(message)
 
     async def send(self, step: int, phase: int = 0) -> None:
         """A step that goes on when everything was sent."""
@@ -280,7 +280,7 @@ async def test_the_same_number_of_another_phase_does_not_follow() -> None:
     async with sender.running():
         await sender.send(0, phase=0)
         sender.encoder = CountingEncoder("bf16-delta")
-        sender.parcel(1)  # number 0 of the new phase went to nobody
+        sender.message(1, phase=1)  # number 0 of the new phase went to nobody
         await sender.send(2, phase=1)
     assert channel.headers == [(0, True), (2, True)]
 
@@ -292,7 +292,7 @@ async def test_after_an_ask_this_message_goes_again_in_full() -> None:
         await sender.send(0)
         sender.put(1)
         await settled()
-        sender.boxes[0].forget()
+        sender.boxes[0].asked()
         await settled()
         sender.drop()
         await sender.send(2)
@@ -305,7 +305,7 @@ async def test_after_an_ask_between_two_steps_the_next_message_goes_in_full() ->
     sender = Sender(channel)
     async with sender.running():
         await sender.send(0)
-        sender.boxes[0].forget()
+        sender.boxes[0].asked()
         await settled()
         await sender.send(1)
         await sender.send(2)
@@ -319,7 +319,7 @@ async def test_an_ask_in_mid_message_is_answered_after_it() -> None:
         await sender.begin()
         sender.put(1)
         await settled()
-        sender.boxes[0].forget()
+        sender.boxes[0].asked()
         channel.allow()
         await settled()
     assert channel.headers == [(1, False), (1, True)]
@@ -328,10 +328,10 @@ async def test_an_ask_in_mid_message_is_answered_after_it() -> None:
 async def test_an_idle_outbox_holds_no_block() -> None:
     sender = Sender(Channel())
     async with sender.running():
-        parcel = sender.parcel(0)
-        gone = weakref.ref(parcel)
-        sender.boxes[0].put(parcel, 0)
-        del parcel
+        message = sender.message(0)
+        gone = weakref.ref(message)
+        sender.boxes[0].put(message)
+        del message
         await settled()
         sender.drop()
         assert gone() is None
