@@ -93,6 +93,25 @@ async def test_a_peer_that_is_started_again_goes_on_exactly(tmp_path: Path, firs
     assert torch.equal(await trained(tmp_path / "twice", 12), straight)
 
 
+@pytest.mark.parametrize(("names", "alike"), [(("", ""), False), (("a", "b"), False), (("a", "a"), True)])
+async def test_peers_with_the_same_data_draw_it_in_orders_of_their_own(
+    tmp_path: Path, names: tuple[str, str], alike: bool
+) -> None:
+    """By their names, or else by their ids: what a cloned peer of one name draws is what its original does."""
+    drawn: list[list[Tensor]] = []
+    for place, name in enumerate(names):
+        seen: list[Tensor] = []
+
+        def watched(module: nn.Module, batch: Pair, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(batch[0])
+            return loss(module, batch)
+
+        again = config(tmp_path / str(place), 3, name=name)
+        await Peer(SPEC, again, module=network(), loss=watched, data=examples()).run()
+        drawn.append(seen)
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True)) is alike
+
+
 async def test_micro_batches_are_parts_of_the_same_step(tmp_path: Path) -> None:
     whole, parts = network(), network()
     await peer(tmp_path / "whole", 4, whole).run()
