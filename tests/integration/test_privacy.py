@@ -140,7 +140,8 @@ def test_a_bad_file_is_named_to_its_owner_alone(trio: Trio, peers: Fleet) -> Non
     b = trio.start("b", "--peers", a.address)
     ended = b.result()
     assert ended.code == 4
-    assert f"{trio.paths['b']} is not UTF-8" in ended.err
+    assert str(trio.paths["b"]) in ended.err
+    assert "is not UTF-8" in ended.err
     peers.run("stop", "--state-dir", str(a.state_dir))
     assert a.result().code == 0
     private = [trio.texts["b"].encode(), str(trio.paths["b"].relative_to(peers.folder)).encode()]
