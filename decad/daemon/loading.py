@@ -70,7 +70,7 @@ async def load(
         loaders.data, data_seed(model.spec.seed, drawn_by), config, model, progress.wait_for
     )
     if isinstance(data, LocalData) and (losses := data.corpus.losses).records:
-        progress.notices.add(f"{losses} of the data cannot be used and were left out: {losses.listed}.")
+        progress.notices.add(f"Left out of the data {losses} that cannot be used: {losses.listed}.")
     run = settings_to_begin_with(model.spec, checkpoint, config.model)
     if isinstance(data, LocalData) and data.corpus.templated:
         run.spec = run.spec.model_copy(update={"chat_template": template_of(model.tokenizer)})

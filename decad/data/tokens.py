@@ -71,7 +71,7 @@ def _check(corpus: Corpus, seq_len: int, max_bad: float) -> None:
             f"start with --max-bad {min(1.0, losses.share + 0.01):.2f}."
         )
     if losses.records:
-        log.warning("%s cannot be used and were left out: %s", losses, losses.listed)
+        log.warning("left out %s that cannot be used: %s", losses, losses.listed)
     if corpus.cut:
         log.info("%d records are longer than %d tokens and were cut", corpus.cut, seq_len)
 

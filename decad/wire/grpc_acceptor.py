@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from urllib.parse import unquote
 
@@ -20,6 +21,14 @@ from decad.wire.grpc_options import (
     SERVICE,
 )
 from decad.wire.transport import OnLink
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether gRPC logs something else than that the last status of a call finds the connection broken."""
+    return record.exc_info is None or getattr(record.exc_info[0], "__name__", "") != "ExecuteBatchError"
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
 
 
 class _Assembly:

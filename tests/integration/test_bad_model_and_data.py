@@ -172,7 +172,7 @@ def test_bad_records_are_told_counted_and_left_out(models: Path, peers: Fleet) -
     x.signal(signal.SIGTERM)
     result = x.result()
     assert result.code == 0
-    assert re.search(r"2 records \(0\.\d+ % of the bytes\) cannot be used and were left out: ", result.err)
+    assert re.search(r"left out 2 records \(0\.\d+ % of the bytes\) that cannot be used: ", result.err)
     assert "d.jsonl, line 21: it is not JSON" in result.err
     assert "d.jsonl, line 22: it is not an object with named columns" in result.err
     assert "36 examples to train on, 4 held out" in result.err

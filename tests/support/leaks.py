@@ -46,7 +46,7 @@ tell = Session.tell_beacon
 def drop(self, force=False):
     if os.path.exists({order!r}):
         os.unlink({order!r})
-        self._network._close_soon(self.link)
+        self._listener._links._close_soon(self.link)
     else:
         tell(self, force)
 Session.tell_beacon = drop

@@ -257,3 +257,13 @@ async def test_an_address_of_another_machine_cannot_be_listened_on(
 ) -> None:
     with pytest.raises(NetworkError, match=r"192\.0\.2\.1:0: cannot assign requested address"):
         await transport.listen("192.0.2.1:0", keep(links))
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_grpc_logs_faults_but_not_broken_connections(broken: bool, caplog: pytest.LogCaptureFixture) -> None:
+    error = type("ExecuteBatchError" if broken else "KeyError", (Exception,), {})
+    try:
+        raise error("of a servicer method")
+    except error:
+        logging.getLogger("grpc._cython.cygrpc").exception("raised by servicer method")
+    assert bool(caplog.records) is not broken
