@@ -261,7 +261,7 @@ async def test_an_address_of_another_machine_cannot_be_listened_on(
 
 @pytest.mark.parametrize("broken", [True, False])
 def test_grpc_logs_faults_but_not_broken_connections(broken: bool, caplog: pytest.LogCaptureFixture) -> None:
-    error = type("ExecuteBatchError" if broken else "KeyError", (Exception,), {})
+    error: type[Exception] = type("ExecuteBatchError" if broken else "KeyError", (Exception,), {})
     try:
         raise error("of a servicer method")
     except error:
