@@ -154,7 +154,7 @@ def test_a_bad_record_is_left_out_told_and_counted(
     losses = data.corpus.losses
     assert (data.train_sequences, losses.records) == (2, 1)
     assert losses.bytes == len(path.read_bytes().splitlines(keepends=True)[1])
-    assert f"1 record ({100 * losses.share:.1f} % of the bytes) cannot be used" in caplog.text
+    assert f"left out 1 record ({100 * losses.share:.1f} % of the bytes) that cannot be used: " in caplog.text
     assert f"{path}, line 2: {wrong}" in caplog.text
     with pytest.raises(DataError, match=r"--max-bad is 0: .*line 2: .*start with --max-bad 0\.\d"):
         load(path, tokenizer, max_bad=0.0)
