@@ -160,8 +160,19 @@ class PeerConfig(BaseModel):
     """Share of the data's bytes that may be left out because it cannot be used; the start stops where it is more."""
     state_dir: Path
     """Identity, checkpoints and the control socket of this peer."""
-    listen: str = "127.0.0.1:0"
-    """host:port on which peers may connect; port 0 picks a free one."""
+    secret: Path | None = None
+    """File of the run's secret: whoever has it is a member. Unset: ``secret`` in the state directory, if it exists."""
+    tls_ca: Path | None = None
+    """The site's own certificate authority (PEM), in the place of a secret; with tls_cert and tls_key."""
+    tls_cert: Path | None = None
+    """This machine's certificate of that authority (PEM), with what is between the two. Read anew when it changes."""
+    tls_key: Path | None = None
+    """The key of tls_cert (PEM, without a password)."""
+    tls_name: str = "decad"
+    """DNS name that the certificates of all members have, and no other certificate of that authority."""
+    listen: str | None = None
+    """host:port on which peers may connect; port 0 picks a free one. Unset: 0.0.0.0:0 with a secret or certificates,
+    127.0.0.1:0 without."""
     peers: tuple[str, ...] = ()
     """host:port of peers to dial; one that is reachable is enough."""
     name: Annotated[str, Field(max_length=MAX_NAME_CHARS, pattern=NAME_PATTERN)] = ""
@@ -187,7 +198,7 @@ class PeerConfig(BaseModel):
     interface: str = ""
     """Address or name of the network interface for mDNS; empty: those that match ``listen``."""
     insecure: bool = False
-    """Allow links beyond this machine though they are neither encrypted nor authenticated."""
+    """Allow links beyond this machine without a secret or certificates: anybody who reaches the port is a peer."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Compute threads of torch; 0 leaves torch's choice."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -195,7 +206,7 @@ class PeerConfig(BaseModel):
     eval_batches: Annotated[int, Field(ge=1)] = 16
     """At most so many batches of held-out data in one evaluation."""
 
-    @field_validator("model", "data", "state_dir")
+    @field_validator("model", "data", "state_dir", "secret", "tls_ca", "tls_cert", "tls_key")
     @classmethod
     def _paths(cls, value: Path | tuple[Path, ...] | None) -> Path | tuple[Path, ...] | None:
         if isinstance(value, tuple):
@@ -204,8 +215,8 @@ class PeerConfig(BaseModel):
 
     @field_validator("listen", "peers")
     @classmethod
-    def _addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for address in (value,) if isinstance(value, str) else value:
+    def _addresses(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for address in (value,) if isinstance(value, str) else value or ():
             split_address(address)
         return value
 

@@ -41,6 +41,7 @@ class StatusReply(google.protobuf.message.Message):
     STATE_DIR_FIELD_NUMBER: builtins.int
     LISTEN_FIELD_NUMBER: builtins.int
     INSECURE_FIELD_NUMBER: builtins.int
+    PROTECTION_FIELD_NUMBER: builtins.int
     ACTIVITY_FIELD_NUMBER: builtins.int
     WAITING_FOR_FIELD_NUMBER: builtins.int
     PROGRESS_FIELD_NUMBER: builtins.int
@@ -60,6 +61,8 @@ class StatusReply(google.protobuf.message.Message):
     listen: builtins.str
     insecure: builtins.bool
     """True when links are neither encrypted nor authenticated."""
+    protection: builtins.str
+    """What protects the links, in words for people."""
     activity: builtins.str
     """starting | waiting | joining | training | evaluating | saving | stopping | finished"""
     waiting_for: builtins.str
@@ -91,6 +94,7 @@ class StatusReply(google.protobuf.message.Message):
         state_dir: builtins.str = ...,
         listen: builtins.str = ...,
         insecure: builtins.bool = ...,
+        protection: builtins.str = ...,
         activity: builtins.str = ...,
         waiting_for: builtins.str = ...,
         progress: Global___Progress | None = ...,
@@ -102,7 +106,7 @@ class StatusReply(google.protobuf.message.Message):
         mdns: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["progress", b"progress", "traffic", b"traffic", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["activity", b"activity", "fingerprint", b"fingerprint", "insecure", b"insecure", "listen", b"listen", "mdns", b"mdns", "name", b"name", "neighbours", b"neighbours", "notices", b"notices", "peer_id", b"peer_id", "pid", b"pid", "progress", b"progress", "run", b"run", "state_dir", b"state_dir", "traffic", b"traffic", "training", b"training", "uptime_s", b"uptime_s", "version", b"version", "waiting_for", b"waiting_for"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["activity", b"activity", "fingerprint", b"fingerprint", "insecure", b"insecure", "listen", b"listen", "mdns", b"mdns", "name", b"name", "neighbours", b"neighbours", "notices", b"notices", "peer_id", b"peer_id", "pid", b"pid", "progress", b"progress", "protection", b"protection", "run", b"run", "state_dir", b"state_dir", "traffic", b"traffic", "training", b"training", "uptime_s", b"uptime_s", "version", b"version", "waiting_for", b"waiting_for"]) -> None: ...
 
 Global___StatusReply: typing_extensions.TypeAlias = StatusReply
 

@@ -89,6 +89,7 @@ class ControlMessage(google.protobuf.message.Message):
     GOODBYE_FIELD_NUMBER: builtins.int
     WELCOME_FIELD_NUMBER: builtins.int
     DUPLICATE_IDENTITY_FIELD_NUMBER: builtins.int
+    VERDICTS_FIELD_NUMBER: builtins.int
     seal: builtins.int
     @property
     def hello(self) -> Global___Hello: ...
@@ -106,6 +107,8 @@ class ControlMessage(google.protobuf.message.Message):
     def welcome(self) -> Global___Welcome: ...
     @property
     def duplicate_identity(self) -> Global___DuplicateIdentity: ...
+    @property
+    def verdicts(self) -> Global___Verdicts: ...
     def __init__(
         self,
         *,
@@ -118,10 +121,11 @@ class ControlMessage(google.protobuf.message.Message):
         goodbye: Global___Goodbye | None = ...,
         welcome: Global___Welcome | None = ...,
         duplicate_identity: Global___DuplicateIdentity | None = ...,
+        verdicts: Global___Verdicts | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "duplicate_identity", b"duplicate_identity", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "view", b"view", "welcome", b"welcome"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "duplicate_identity", b"duplicate_identity", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "seal", b"seal", "view", b"view", "welcome", b"welcome"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "refusal", "beacon", "view", "ask", "goodbye", "welcome", "duplicate_identity"] | None: ...
+    def HasField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "duplicate_identity", b"duplicate_identity", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "verdicts", b"verdicts", "view", b"view", "welcome", b"welcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "beacon", b"beacon", "duplicate_identity", b"duplicate_identity", "goodbye", b"goodbye", "hello", b"hello", "kind", b"kind", "refusal", b"refusal", "seal", b"seal", "verdicts", b"verdicts", "view", b"view", "welcome", b"welcome"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "refusal", "beacon", "view", "ask", "goodbye", "welcome", "duplicate_identity", "verdicts"] | None: ...
 
 Global___ControlMessage: typing_extensions.TypeAlias = ControlMessage
 
@@ -329,6 +333,53 @@ class View(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["members", b"members"]) -> None: ...
 
 Global___View: typing_extensions.TypeAlias = View
+
+@typing.final
+class Verdicts(google.protobuf.message.Message):
+    """Sender: both ends, when the link is made and whenever there is a new one. Receiver: checks the signatures, keeps what
+    is new and by an admin of the run, passes it on, and closes the links to whoever is denied.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Verdict(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        PEER_ID_FIELD_NUMBER: builtins.int
+        ALLOWED_FIELD_NUMBER: builtins.int
+        NUMBER_FIELD_NUMBER: builtins.int
+        KEY_FIELD_NUMBER: builtins.int
+        SIGNATURE_FIELD_NUMBER: builtins.int
+        peer_id: builtins.bytes
+        allowed: builtins.bool
+        number: builtins.int
+        """Of two on one peer the higher holds."""
+        key: builtins.bytes
+        """The admin's public key, DER SubjectPublicKeyInfo, and its signature (ECDSA with SHA-256, DER)."""
+        signature: builtins.bytes
+        def __init__(
+            self,
+            *,
+            peer_id: builtins.bytes = ...,
+            allowed: builtins.bool = ...,
+            number: builtins.int = ...,
+            key: builtins.bytes = ...,
+            signature: builtins.bytes = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["allowed", b"allowed", "key", b"key", "number", b"number", "peer_id", b"peer_id", "signature", b"signature"]) -> None: ...
+
+    VERDICTS_FIELD_NUMBER: builtins.int
+    @property
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Verdicts.Verdict]: ...
+    def __init__(
+        self,
+        *,
+        verdicts: collections.abc.Iterable[Global___Verdicts.Verdict] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["verdicts", b"verdicts"]) -> None: ...
+
+Global___Verdicts: typing_extensions.TypeAlias = Verdicts
 
 @typing.final
 class Ask(google.protobuf.message.Message):

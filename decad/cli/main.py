@@ -12,6 +12,8 @@ import click
 from decad import __version__
 from decad.cli.lab import lab
 from decad.cli.options import DATA, JSON, MODEL, PATH, STATE_DIR, settings_options
+from decad.cli.peers import peers
+from decad.cli.secret import secret
 from decad.errors import DecadError, InternalError, first_cause
 
 
@@ -34,8 +36,10 @@ def start(debug: bool, /, config: Path | None, **flags: Any) -> None:
     """Run this machine's peer in the foreground until it is done or stopped.
 
     \b
-    The first machine:  decad start --model DIR --data TEXT --listen 0.0.0.0:7700 --insecure
+    The first machine:  decad start --model DIR --data TEXT --listen 0.0.0.0:7700
     Every other one:    the same, and --peers FIRST:7700 where mDNS does not find the others
+
+    With the run's secret (`decad secret new`) other machines can link; without one, programs on this machine alone.
 
     Settings come from decad.toml, then DECAD_* variables, then flags; later ones win. What all peers must
     agree on and this machine leaves unset is taken from the first peer it meets. Start again with the same
@@ -183,6 +187,8 @@ def evaluate(**options: Any) -> None:
 
 
 cli.add_command(lab)
+cli.add_command(secret)
+cli.add_command(peers)
 
 
 @cli.group("checkpoints")

@@ -90,7 +90,20 @@ _SETTINGS = (
         "Files or directories, separated by commas (.txt, .jsonl, .csv, ...). They stay here.",
     ),
     ("--state-dir", "DIR", "Identity, checkpoints, control socket.  [default: $XDG_STATE_HOME/decad]"),
-    ("--listen", "HOST:PORT", "Where peers may connect; port 0 picks a free one.  [default: 127.0.0.1:0]"),
+    (
+        "--secret",
+        "FILE",
+        "The run's secret: whoever has it is a member.  [default: secret in the state directory]",
+    ),
+    ("--tls-ca", "FILE", "Your site's certificate authority, in the place of a secret."),
+    ("--tls-cert", "FILE", "This machine's certificate of it."),
+    ("--tls-key", "FILE", "The key of that certificate."),
+    ("--tls-name", "NAME", "DNS name that the certificates of all members have.  [default: decad]"),
+    (
+        "--listen",
+        "HOST:PORT",
+        "Where peers may connect; port 0 picks a free one.  [default: 0.0.0.0:0; 127.0.0.1:0 without a secret]",
+    ),
     ("--peers", "HOST:PORT,...", "Peers to dial; one that is reachable is enough."),
     ("--name", "NAME", "Shown to the other peers.  [default: the id]"),
     ("--steps", "N", "Stop when the run's step reaches this.  [default: run until stopped]"),
@@ -135,7 +148,7 @@ _SWITCHES = (
         "--gradient-checkpointing/--no-gradient-checkpointing",
         "Keep less in memory and compute it twice.  [default: no]",
     ),
-    ("--insecure", "Allow links beyond this machine though they are not encrypted."),
+    ("--insecure", "Without a secret, allow links beyond this machine all the same: anybody is a peer."),
 )
 
 

@@ -53,8 +53,9 @@ def _running(reply: pb.StatusReply) -> list[tuple[str, str]]:
         ("run", f"{reply.run} ({reply.fingerprint[:8]})"),
         (
             "listens on",
-            f"{reply.listen}{', links are not encrypted' if reply.insecure else ''}; mDNS {reply.mdns}",
+            f"{reply.listen}; mDNS {reply.mdns}",
         ),
+        ("links", reply.protection),
         ("doing", _doing(reply)),
         ("step", f"{p.step}{total}{eta}"),
         (

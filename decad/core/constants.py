@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_STEP = 2**53
+"""No run comes here; beyond it a double no longer counts in ones."""
+MAX_LEARNT = 1024
+"""Addresses of peers that are kept though the operator did not give them: others can name any number."""
+
 
 @dataclass(frozen=True)
 class AdamConstants:

@@ -94,6 +94,8 @@ class Admission:
         return older.link.dialled == mine_is_lower and handshake.link.dialled != mine_is_lower
 
     async def _judge(self, handshake: Handshake, offered: RunSpec, verdicts: list[Adopt]) -> list[Difference]:
+        if why := self._context.gate.objection(handshake.peer, handshake.link.proven):
+            raise RefusedError(f"this peer may not take part: {why}")
         await self._refuse_a_second_daemon(handshake)
         if self.closed:
             raise RefusedError("this peer is leaving")

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from decad.config import PeerConfig, RunSpec
 from decad.core.blocks import BlockPlan
+from decad.daemon.gate import Gate
 from decad.daemon.progress import Progress
 from decad.membership.identity import Identity
+from decad.trust.protection import Protection
 from decad.wire.counters import Traffic
 
 
@@ -27,6 +29,10 @@ class PeerContext:
 
     identity: Identity
     config: PeerConfig
+    protection: Protection
+    gate: Gate
+    listen: str
+    """host:port on which peers may connect, as it was set; port 0 picks one."""
     run: RunSettings
     plan: BlockPlan
     progress: Progress

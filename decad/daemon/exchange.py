@@ -264,6 +264,11 @@ class Exchange:
         message = peer.message = _IncomingMessage(compute_s, header.step, header.updates, header.chunks)
         if self._coding is None or header.step // self._inner_steps != self._phase:
             return
+        if header.updates > self._inner_steps:
+            raise ProtocolError(
+                f"peer {short_id(peer.name)} tells {header.updates} updates of a block in a phase of "
+                f"{self._inner_steps} steps; the link is closed."
+            )
         sizes = tuple(sorted(self._coding.sizes.items()))
         if (header.block, header.chunks, header.extents) != (self._block, len(self._pieces), sizes):
             raise ProtocolError(

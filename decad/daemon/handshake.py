@@ -13,14 +13,13 @@ from decad.config import MAX_HOST_CHARS, MAX_NAME_CHARS, NAME_PATTERN, PROTOCOL_
 from decad.errors import LinkClosed, MismatchError, PeerError, ProtocolError
 from decad.membership.agreement import Difference, refusal_text
 from decad.membership.identity import ID_BYTES, short_id
+from decad.wire.limits import MAX_REFUSAL_FIELDS
 from decad.wire.messages import decode_control, encode_control
 from decad.wire.reasons import printable
 from decad.wire.transport import Link
 
 PATIENCE_S = 10.0
 """Who has not completed the handshake within this time is hung up on."""
-MAX_FIELDS = 32
-"""Differences read from one refusal: more than a run spec has fields."""
 
 
 class RefusedError(PeerError):
@@ -93,7 +92,7 @@ async def shake_hands(link: Link, mine: pb.Hello, judge: Judge) -> pb.Hello:
 
 async def _answer(link: Link, mine: pb.Hello, hello: pb.Hello, judge: Judge) -> None:
     try:
-        differing = await _judge(mine, hello, judge)
+        differing = await _judge(link, mine, hello, judge)
     except (RefusedError, DuplicateIdentityError, SecondDaemonError) as error:
         duplicate = not isinstance(error, RefusedError)
         refusal = pb.Refusal(reason=str(error), duplicate_identity=duplicate)
@@ -106,7 +105,7 @@ async def _answer(link: Link, mine: pb.Hello, hello: pb.Hello, judge: Judge) -> 
     await _say(link, pb.ControlMessage(welcome=pb.Welcome()))
 
 
-async def _judge(mine: pb.Hello, hello: pb.Hello, judge: Judge) -> list[Difference]:
+async def _judge(link: Link, mine: pb.Hello, hello: pb.Hello, judge: Judge) -> list[Difference]:
     if hello.protocol_version != PROTOCOL_VERSION:
         return [Difference("protocol_version", str(PROTOCOL_VERSION), str(hello.protocol_version))]
     if (
@@ -118,6 +117,11 @@ async def _judge(mine: pb.Hello, hello: pb.Hello, judge: Judge) -> list[Differen
         or not hello.listen_host.isprintable()
     ):
         raise ProtocolError("who dialled here sent a malformed Hello; the link is closed.")
+    if link.proven is not None and hello.peer_id.hex() != link.proven.peer:
+        raise ProtocolError(
+            f"peer {short_id(link.proven.peer)} at {link.address} says that it is {short_id(hello.peer_id.hex())}; the "
+            "link is closed."
+        )
     if hello.peer_id == mine.peer_id:
         if hello.instance == mine.instance:
             raise MyselfError("this address leads back to the peer itself")
@@ -142,7 +146,9 @@ def _refused(refusal: pb.Refusal, peer: str) -> PeerError:
         return RefusedError(printable(refusal.reason))
     # Named from the other's point of view: what is theirs there is ours here.
     return MismatchError(
-        refusal_text(peer, [Difference(f.field, f.theirs, f.ours) for f in refusal.fields[:MAX_FIELDS]])
+        refusal_text(
+            peer, [Difference(f.field, f.theirs, f.ours) for f in refusal.fields[:MAX_REFUSAL_FIELDS]]
+        )
     )
 
 

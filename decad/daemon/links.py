@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from decad._proto import peer_pb2 as pb
 from decad.daemon.admission import Admission
@@ -108,6 +108,12 @@ class Links:
         if session := self.sessions.pop(peer, None):
             session.leave()
             self._close_soon(session.link)
+
+    def expel(self, peer: str, reason: str) -> None:
+        """The peer may not take part any more: it is told why, and its link is closed."""
+        if session := self.sessions.get(peer):
+            session.leave()
+            self._soon(self._last_word(session.link, reason))
 
     async def _accept(self, link: Link) -> None:
         try:
@@ -221,7 +227,10 @@ class Links:
         return "an internal error"
 
     def _close_soon(self, link: Link) -> None:
-        task = asyncio.ensure_future(link.close())
+        self._soon(link.close())
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

@@ -6,6 +6,7 @@ import asyncio
 
 from decad.core.overlay import neighbours
 from decad.daemon.context import PeerContext
+from decad.membership.credible import StepBound, reached_by_half, reached_by_most
 from decad.membership.edges import mixing_edges
 from decad.membership.identity import short_id
 from decad.membership.table import PeerTable, State
@@ -17,6 +18,8 @@ class Neighbourhood:
     def __init__(self, context: PeerContext, table: PeerTable) -> None:
         self._me, self._name, self._run = context.peer_id, context.config.name, context.run
         self._table = table
+        self.bound: StepBound | None = None
+        """What this peer's own pace makes of others' steps; None until it trains."""
         self.changed = asyncio.Event()
         """Set to end every `wait_change`."""
 
@@ -32,12 +35,24 @@ class Neighbourhood:
         return mixing_edges(self._me, overlay, self._names(), self._table.mixing, views)
 
     def highest_step(self) -> int | None:
-        """The furthest step among all peers that train or are ready to; None without any."""
-        return max((self._table[peer].step for peer in self._table.ready), default=None)
+        """The furthest step that is to be believed of all peers that train or are ready to; None without any."""
+        claimed = [self._table[peer].step for peer in self._table.ready]
+        if not claimed:
+            return None
+        return reached_by_most(claimed) if self.bound is None else self._believed(claimed)
 
     def furthest_neighbour(self) -> int | None:
-        """The furthest step among the neighbours to mix with; None without any."""
-        return max((self._table[peer].step for peer in self.edges()), default=None)
+        """The furthest step that is to be believed of the neighbours to mix with; None without any."""
+        claimed = [self._table[peer].step for peer in self.edges()]
+        return self._believed(claimed) if claimed else None
+
+    def _believed(self, claimed: list[int]) -> int:
+        """The furthest of these. A claim beyond all belief is not even taken as far as it could be true."""
+        if self.bound is None:
+            return max(claimed)
+        heard = [self._table[peer].step for peer in self._table.ready]
+        most = max(self.bound.most(asyncio.get_running_loop().time()), reached_by_half(heard))
+        return max((step for step in claimed if step <= most), default=0)
 
     def furthest(self) -> list[str]:
         """Peers that train or are ready to, within a step of the furthest of them, in the order of ids."""

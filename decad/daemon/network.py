@@ -16,6 +16,7 @@ from decad.daemon.handshake import COPIED, Handshake
 from decad.daemon.links import Links
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import Session
+from decad.daemon.verdicts import Verdicts
 from decad.daemon.views import Views
 from decad.errors import MismatchError, NetworkError, OperatorError, PeerError, ProtocolError
 from decad.membership.dialplan import DialPlan
@@ -54,6 +55,7 @@ class Network:
         self.discovery = Discovery(context, self.dials, context.progress.notice)
         self._links = Links(context, transport, exchange, donate, self, self.neighbourhood, self.dials)
         self._views = Views(self.table, self.dials, self._links.sessions, self._links.attempt)
+        self._verdicts = Verdicts(context, self._links)
         self._leaving = False
 
     # -- what the trainer and the status ask ----------------------------------------------------------------
@@ -119,11 +121,13 @@ class Network:
 
     async def listen(self) -> None:
         """Accept links. Raises NetworkError when the address is taken or wrong."""
-        self.listening = await self._links.listen(self._context.config.listen)
+        self.listening = await self._links.listen(self._context.listen)
 
     async def run(self) -> None:
         """Dial, tick and discover until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._context.gate.watch())
+            group.create_task(self._verdicts.run())
             if self._context.config.mdns:
                 group.create_task(self._discover())
             while not self._leaving:
@@ -169,6 +173,7 @@ class Network:
     def session_begins(self, session: Session) -> None:
         """The link of a peer is ready, and the only one to it."""
         self._views.tell(session)
+        self._verdicts.tell(session)
         session.tell_beacon(force=True)
         self._views.broadcast()
         if session.hello.name and session.hello.name == self._context.config.name:
@@ -223,6 +228,10 @@ class Network:
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None:
         """A neighbour stops."""
         self._moved(self.table.goodbye(peer, printable(goodbye.reason), self.now()))
+
+    def heard_verdicts(self, peer: str, verdicts: pb.Verdicts) -> None:
+        """A neighbour passed on what admins said about peers."""
+        self._verdicts.heard(verdicts)
 
     def heard_duplicate_identity(self, peer: str) -> None:
         """A neighbour refused another daemon that has this one's identity."""

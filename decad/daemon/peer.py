@@ -19,8 +19,8 @@ from decad.daemon.control import control_service
 from decad.daemon.device import choose_device
 from decad.daemon.events import Listener, Listening, nobody
 from decad.daemon.exchange import Exchange
-from decad.daemon.exposure import check_exposure, half_hidden
 from decad.daemon.fetch import Donation
+from decad.daemon.gate import Gate
 from decad.daemon.inputs import Loaders
 from decad.daemon.loading import Loaded, load
 from decad.daemon.network import Network
@@ -32,8 +32,11 @@ from decad.daemon.trainer import Trainer
 from decad.daemon.watchdog import Watchdog
 from decad.data.local import data_seed
 from decad.errors import DecadError, PeerError
+from decad.membership.identity import Identity
 from decad.paths import control_socket
 from decad.state.lock import StateLock
+from decad.trust.credentials import Credentials
+from decad.trust.protection import half_hidden, in_words, listen_address, protection_of
 from decad.wire.grpc_transport import GrpcTransport
 from decad.wire.sealed import SealedTransport
 from decad.wire.transport import Transport
@@ -57,7 +60,9 @@ class Peer:
     ) -> None:
         self._spec, self._config = spec, config
         self._service = service or ServiceManager()
-        self._transport = SealedTransport(transport or GrpcTransport())
+        self._given_transport = transport
+        self._protection = protection_of(config)
+        self._listen = listen_address(config, self._protection)
         self._loaders = loaders
         self._tell = tell
         self._stop = asyncio.Event()
@@ -78,7 +83,8 @@ class Peer:
     async def run(self) -> None:
         """Train until done or stopped. Raises OperatorError, or PeerError when no peer takes this one in."""
         config = self._config
-        check_exposure(config)
+        if self._protection is not None:  # before the model is loaded, so that a mistake is told at once
+            Credentials(Identity.generate(), self._protection)
         device = choose_device(config.device)
         compute = ComputeThread(config.threads)
         try:
@@ -116,16 +122,36 @@ class Peer:
 
     async def _train(self, device: torch.device, compute: ComputeThread, loaded: Loaded) -> None:
         config, run = self._config, loaded.run
-        context = PeerContext(loaded.identity, config, run, loaded.model.plan, self._progress)
+        credentials = self._credentials(loaded.identity)
+        gate = Gate(
+            config.state_dir,
+            self._protection,
+            lambda: (
+                frozenset(domain.name for domain in credentials.domains()) if credentials else frozenset()
+            ),
+            self._progress.notice,
+        )
+        context = PeerContext(
+            loaded.identity,
+            config,
+            self._protection,
+            gate,
+            self._listen,
+            run,
+            loaded.model.plan,
+            self._progress,
+        )
+        transport = SealedTransport(self._given_transport or GrpcTransport(credentials))
         exchange = Exchange(run.spec, context.traffic.sent, context.traffic.received)
-        network = Network(context, self._transport, exchange, self._donate)
+        network = Network(context, transport, exchange, self._donate)
         self._board = board = StatusBoard(context, network, exchange, device)
         network.remember(loaded.peers)
         await network.listen()
         try:
             log.info("peer %s listens on %s", context.peer_id[:8], network.listening)
+            log.info("links: %s", in_words(self._protection, self._listen))
             self._tell(Listening(network.listening))
-            if hidden := half_hidden(config):
+            if hidden := half_hidden(config, self._listen):
                 self._progress.notice(hidden)
             seed = run.spec.seed
             async with _beside(network.run(), _report(board)):
@@ -147,7 +173,12 @@ class Peer:
                     await network.farewell("it failed")
                     raise
         finally:
-            await self._transport.close()
+            await transport.close()
+
+    def _credentials(self, identity: Identity) -> Credentials | None:
+        if self._protection is None:
+            return None
+        return Credentials(identity, self._protection, self._progress.notices.add)
 
     async def _drawn_anew(self, loaded: Loaded, compute: ComputeThread) -> Loaded:
         """The data in the order of the seed that this peer adopted."""

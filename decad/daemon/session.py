@@ -15,6 +15,7 @@ from decad.errors import LinkClosed, PeerError, ProtocolError
 from decad.membership.suspicion import BEACON_S
 from decad.membership.table import Stage
 from decad.wire.counters import Traffic
+from decad.wire.limits import RATES, RateMeter
 from decad.wire.messages import decode_control, encode_control
 from decad.wire.numbers import as_uint64
 from decad.wire.reasons import printable
@@ -38,6 +39,7 @@ class SessionListener(Protocol):
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None: ...
     def heard_view(self, peer: str, view: pb.View) -> None: ...
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None: ...
+    def heard_verdicts(self, peer: str, verdicts: pb.Verdicts) -> None: ...
     def heard_duplicate_identity(self, peer: str) -> None: ...
     def seen(self, peer: str) -> None: ...
 
@@ -182,10 +184,12 @@ class Session:
 
     async def _read_control(self, neighbour: Neighbour) -> None:
         loop = asyncio.get_running_loop()
+        rates = {kind: RateMeter(rate, loop.time()) for kind, rate in RATES.items()}
         handlers: dict[str, Callable[[pb.ControlMessage], None]] = {
             "view": lambda m: self._listener.heard_view(self.peer, m.view),
             "ask": lambda m: self._exchange.asked(neighbour, m.ask.phase),
             "goodbye": lambda m: self._listener.heard_goodbye(self.peer, m.goodbye),
+            "verdicts": lambda m: self._listener.heard_verdicts(self.peer, m.verdicts),
             "duplicate_identity": lambda m: self._listener.heard_duplicate_identity(self.peer),
         }
         while True:
@@ -197,6 +201,11 @@ class Session:
             self._traffic.received.count(len(raw))
             message = decode_control(raw)
             kind = message.WhichOneof("kind") or ""
+            if kind in rates and not rates[kind].take(loop.time()):
+                raise ProtocolError(
+                    f"peer {self.peer[:8]} sends more {kind} messages than {RATES[kind].per_s:g} a second; the link is "
+                    "closed."
+                )
             if kind == "beacon":
                 beacon = message.beacon
                 self._heard = (beacon.sequence, loop.time())

@@ -19,6 +19,7 @@ from decad.daemon.exchange import Exchange
 from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
 from decad.membership.table import State
+from decad.trust.protection import in_words
 from decad.wire.counters import ByteCounter
 from decad.wire.numbers import as_sint64, as_uint32, as_uint64
 
@@ -48,7 +49,8 @@ class StatusBoard:
             pid=os.getpid(),
             state_dir=str(self.config.state_dir.resolve()),
             listen=self.network.listening,
-            insecure=True,
+            insecure=self.context.protection is None,
+            protection=in_words(self.context.protection, self.context.listen),
             mdns=self.network.discovery.state,
             activity=progress.activity.value,
             waiting_for=self.waiting_for(),

@@ -26,6 +26,7 @@ from decad.daemon.saver import Saver
 from decad.daemon.transfer import StateTransfer
 from decad.data.position import DataPosition
 from decad.errors import OperatorError, StateError
+from decad.membership.credible import StepBound
 from decad.membership.table import Stage
 from decad.state.manifest import RunRecord
 
@@ -89,6 +90,9 @@ class Trainer:
             if self._phases_behind():  # who trained before was not here yet, or had not said so
                 self._network.announce(self.progress.step, Stage.AWAY)
                 await self._transfer.catch_up(self._keep)
+            self._neighbourhood.bound = self._bound = StepBound(
+                self.progress.step, self.spec.inner_steps, asyncio.get_running_loop().time()
+            )
             while not self._stopping.is_set() and not self._finished():
                 await self._keep_up()
                 if (entered := await self._replica.enter(self.position)) is not None:
@@ -168,6 +172,7 @@ class Trainer:
             proceed, mixer = await mixing
             await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()
+            self._bound.took(now - begun)
             progress.stepped(loss, tokens, half - begun, now - half, not proceed.missing)
             self._tell_missing(step, describe(proceed, self._neighbourhood.label))
             self._position = following
@@ -219,6 +224,7 @@ class Trainer:
         if (skipped := self.progress.step - before) <= 0:  # whoever was ahead has left meanwhile
             return
         self.progress.steps_skipped += skipped
+        self._bound.jumped(self.progress.step, asyncio.get_running_loop().time())
         also = f", and fetched the blocks that were trained meanwhile ({fetched})" if fetched else ""
         self.progress.notice(
             f"skipped {skipped} steps to catch up with the neighbours at step {self.progress.step}{also}."

@@ -15,9 +15,6 @@ from decad.membership.table import PeerTable
 
 log = logging.getLogger("decad")
 
-MAX_VIEW = 1024
-"""Members read from one view."""
-
 
 class Views:
     """``sessions``: by peer id; ``attempt`` calls what it is given with a session, and closes that if it cannot."""
@@ -58,7 +55,7 @@ class Views:
 
     def heard(self, peer: str, view: pb.View) -> None:
         """A neighbour told its own: with whom it mixes, and whom we may dial."""
-        members = [m for m in view.members[:MAX_VIEW] if len(m.peer_id) == ID_BYTES]
+        members = [m for m in view.members if len(m.peer_id) == ID_BYTES]
         self._table.viewed(peer, frozenset(m.peer_id.hex() for m in members if m.mixing))
         now = asyncio.get_running_loop().time()
         for member in members:

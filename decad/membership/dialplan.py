@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from decad.config import split_address
+from decad.core.constants import MAX_LEARNT
 from decad.membership.table import Origin
 
 FIRST_DELAY_S = 0.5
@@ -27,8 +28,11 @@ MYSELF_DELAY_S = 60.0
 DIALS_AT_ONCE = 16
 """Dials under way together: a list of a thousand dead addresses must not take all the sockets."""
 
-MAX_LEARNT = 1024
-"""Addresses kept that the operator did not give: other peers can name any number of them."""
+UNPROVEN_AT_ONCE = 4
+"""Of them, dials of addresses that others named and where nobody was met yet: anybody can name any address."""
+
+UNPROVEN_LAST_DELAY_S = 300.0
+"""To where the delay grows for such an address."""
 
 FORGET_UNREACHED_S = 600.0
 """Seconds of failures after which an address learnt from others, where nobody was ever reached, is
@@ -57,7 +61,13 @@ class Address:
     announced: bool = False
     """mDNS still says that it is there."""
     next_dial: float = 0.0
+    last_dial: float = float("-inf")
     failing_since: float | None = None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether somebody else named it, and nobody was met there yet."""
+        return self.found != "peers" and not self.reached
 
 
 class DialPlan:
@@ -92,7 +102,8 @@ class DialPlan:
             entry.found, entry.peer = found, peer
         if found == "mdns":
             entry.announced = True
-            entry.next_dial = min(entry.next_dial, now)
+            # Whoever sends announcements without end makes us dial no oftener than we would an address that we trust.
+            entry.next_dial = min(entry.next_dial, max(now, entry.last_dial + LAST_DELAY_S))
 
     def remember(self, address: str, peer: str, now: float) -> None:
         """``peer`` was met at ``address`` before this daemon started, which is no longer than a night's outage ago."""
@@ -114,15 +125,20 @@ class DialPlan:
         self._forget(now)
         busy = {entry.peer for entry in self._known.values() if entry.dialling and entry.peer}
         room = DIALS_AT_ONCE - sum(entry.dialling for entry in self._known.values())
+        room_for_unproven = UNPROVEN_AT_ONCE - sum(e.dialling and e.unproven for e in self._known.values())
         chosen: list[str] = []
         for entry in sorted(self._known.values(), key=lambda e: (e.found != "peers", e.next_dial)):
             if entry.dialling or entry.next_dial > now or len(chosen) >= room:
                 continue
             if entry.peer is not None and (entry.peer in connected or entry.peer in busy):
                 continue
+            if entry.unproven:
+                if room_for_unproven <= 0:
+                    continue
+                room_for_unproven -= 1
             if entry.peer is not None:
                 busy.add(entry.peer)
-            entry.dialling = True
+            entry.dialling, entry.last_dial = True, now
             chosen.append(entry.address)
         return chosen
 
@@ -141,7 +157,8 @@ class DialPlan:
             entry.reason, entry.myself = reason, False
             if entry.failing_since is None:
                 entry.failing_since = now
-            entry.next_dial = now + self._delay(entry.failures)
+            last = UNPROVEN_LAST_DELAY_S if entry.unproven else LAST_DELAY_S
+            entry.next_dial = now + self._delay(entry.failures, last)
 
     def was_myself(self, address: str, now: float) -> None:
         """We reached ourselves. A name may lead to another peer the next time, and so may a number, which another
@@ -158,9 +175,9 @@ class DialPlan:
             entry.dialling = False
         return entry
 
-    def _delay(self, failures: int) -> float:
+    def _delay(self, failures: int, last: float = LAST_DELAY_S) -> float:
         # Up to half is left to chance, so that peers that failed together do not come back together.
-        whole = min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 32), LAST_DELAY_S)
+        whole = min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 32), last)
         return whole * self._random.uniform(0.5, 1.0)
 
     def _forget(self, now: float) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 
+from decad.errors import LinkClosed
 from decad.wire.accepted import AcceptedLinks
 from decad.wire.grpc_link import BROKEN, AcceptedLink, Context
 from decad.wire.grpc_options import (
@@ -20,7 +23,12 @@ from decad.wire.grpc_options import (
     NONCE_KEY,
     SERVICE,
 )
+from decad.wire.grpc_tls import Metadata, check_arrival
+from decad.wire.reasons import printable
+from decad.wire.tls import Authenticator, Proven
 from decad.wire.transport import OnLink
+
+log = logging.getLogger("decad")
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
@@ -34,7 +42,8 @@ logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_a_line)
 class _Assembly:
     """The streams of one link that have arrived so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, proven: Proven | None, answer: Metadata) -> None:
+        self.proven, self.answer = proven, answer
         self.contexts: dict[str, Context] = {}
         self.link: asyncio.Future[AcceptedLink | None] = asyncio.get_running_loop().create_future()
         """None: dropped."""
@@ -45,9 +54,10 @@ class _Assembly:
 
 
 class Acceptor:
-    """Puts arriving streams together to links and has them served."""
+    """Puts arriving streams together to links and has them served; of members only, where there is an authenticator."""
 
-    def __init__(self, on_link: OnLink) -> None:
+    def __init__(self, on_link: OnLink, authenticator: Authenticator | None) -> None:
+        self._authenticator = authenticator
         self.links: set[AcceptedLink] = set()
         self.serving = AcceptedLinks(on_link)
         self._assemblies: dict[tuple[str, str], _Assembly] = {}
@@ -63,7 +73,8 @@ class Acceptor:
 
     async def _arrived(self, name: str, _requests: object, context: Context) -> None:
         """One stream, from its arrival to its end."""
-        nonce = str(dict(context.invocation_metadata() or ()).get(NONCE_KEY, ""))
+        metadata = dict(context.invocation_metadata() or ())
+        nonce = str(metadata.get(NONCE_KEY, ""))
         key = context.peer(), nonce
         assembly = self._assemblies.get(key)
         if assembly is None and self._streams >= MAX_ACCEPTED_LINKS * len(CHANNELS):
@@ -73,7 +84,14 @@ class Acceptor:
         # grpc-stubs asks for a class that grpc does not have; any callable does.
         context.add_done_callback(self._stream_ended)  # type: ignore[arg-type]
         if assembly is None:
-            assembly = self._assemblies[key] = _Assembly()
+            try:
+                proven, answer = self._authenticate(context, metadata, nonce)
+            except LinkClosed as error:
+                log.info("%s: %s", _address(key[0]), printable(str(error)))
+                context.set_code(grpc.StatusCode.UNAUTHENTICATED)
+                context.set_details(printable(str(error)))
+                return
+            assembly = self._assemblies[key] = _Assembly(proven, answer)
         if len(nonce) != NONCE_CHARACTERS or name in assembly.contexts:
             context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
             self._drop(key, assembly)
@@ -100,13 +118,20 @@ class Acceptor:
         del self._assemblies[key]
         try:
             for context in assembly.contexts.values():
-                await context.send_initial_metadata(((NONCE_KEY, key[1]),))
+                await context.send_initial_metadata(((NONCE_KEY, key[1]), *assembly.answer))
         except BROKEN:
             return
-        link = AcceptedLink(assembly.contexts, _address(key[0]))
+        link = AcceptedLink(assembly.contexts, _address(key[0]), assembly.proven)
         self.links.add(link)
         assembly.settle(link)
         self.serving.start(link)
+
+    def _authenticate(
+        self, context: Context, metadata: Mapping[str, Any], nonce: str
+    ) -> tuple[Proven | None, Metadata]:
+        if self._authenticator is None:
+            return None, ()
+        return check_arrival(self._authenticator, context, metadata, nonce)
 
     def _drop(self, key: tuple[str, str], assembly: _Assembly) -> None:
         if self._assemblies.get(key) is assembly:

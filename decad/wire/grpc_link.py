@@ -12,8 +12,10 @@ import grpc.aio
 
 from decad.errors import InternalError, LinkClosed
 from decad.wire.grpc_options import GRACE_S
+from decad.wire.limits import MAX_MESSAGE_BYTES
 from decad.wire.reasons import plain_reason
-from decad.wire.transport import MAX_MESSAGE_BYTES, Channel
+from decad.wire.tls import Proven
+from decad.wire.transport import Channel
 
 BROKEN = (grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError)
 """What reading or writing raises once a call or its server has ended."""
@@ -55,8 +57,8 @@ class GrpcLink(ABC):
 
     dialled: bool
 
-    def __init__(self, streams: Mapping[str, _Stream], address: str) -> None:
-        self.address = address
+    def __init__(self, streams: Mapping[str, _Stream], address: str, proven: Proven | None) -> None:
+        self.address, self.proven = address, proven
         self.ended = ""
         """Why the link ended; empty while it lives."""
         self.control: Channel = GrpcChannel(self, streams["control"])
@@ -109,8 +111,10 @@ class DialledLink(GrpcLink):
 
     dialled = True
 
-    def __init__(self, calls: Mapping[str, Call], address: str, connection: grpc.aio.Channel) -> None:
-        super().__init__(calls, address)
+    def __init__(
+        self, calls: Mapping[str, Call], address: str, proven: Proven | None, connection: grpc.aio.Channel
+    ) -> None:
+        super().__init__(calls, address, proven)
         self._calls = calls
         self._connection = connection
 
@@ -133,8 +137,8 @@ class AcceptedLink(GrpcLink):
 
     dialled = False
 
-    def __init__(self, contexts: Mapping[str, Context], address: str) -> None:
-        super().__init__(contexts, address)
+    def __init__(self, contexts: Mapping[str, Context], address: str, proven: Proven | None) -> None:
+        super().__init__(contexts, address, proven)
         self._over = asyncio.Event()
 
     async def hold(self) -> None:

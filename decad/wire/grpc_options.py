@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from decad.core.overlay import MOST_NEIGHBOURS
-from decad.wire.transport import MAX_MESSAGE_BYTES
+from decad.wire.limits import MAX_MESSAGE_BYTES
 
 SERVICE = "decad.v1.Peer"
 CHANNELS = ("control", "blocks", "fetch")
 NONCE_KEY = "decad-link"
 NONCE_CHARACTERS = 32
 """128 random bits in hex: no two links of one connection's address ever meet."""
+IDENTITY_KEY, SIGNATURE_KEY = "decad-identity-bin", "decad-signature-bin"
+"""Metadata of a `decad.wire.tls.Statement`, each way."""
 
 MAX_ACCEPTED_LINKS = 2 * MOST_NEIGHBOURS
 """Twice, since both ends may dial at once. A hostile LAN can make us hold this many times two messages of

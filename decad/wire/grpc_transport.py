@@ -2,7 +2,7 @@
 
 Nothing is serialised here: messages are bytes (`decad.wire.messages`). The dialling end opens the streams as calls
 that carry one random nonce; the accepting end (`decad.wire.grpc_acceptor`) puts them together and answers each with
-its initial metadata once all three are there. No module of wire but the four named grpc_* imports grpc.
+its initial metadata once all three are there. No module of wire but the five named grpc_* imports grpc.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from contextlib import suppress
 from urllib.parse import quote
 
 import grpc
@@ -28,24 +29,40 @@ from decad.wire.grpc_options import (
     SERVER_OPTIONS,
     SERVICE,
 )
-from decad.wire.reasons import plain_reason
+from decad.wire.grpc_tls import (
+    as_metadata,
+    channel_credentials,
+    channel_options,
+    read_statement,
+    server_credentials,
+)
+from decad.wire.reasons import is_of_another_domain, plain_reason
+from decad.wire.tls import Authenticator, Proven, TrustDomain
 from decad.wire.transport import OnLink
 
 
 class GrpcTransport:
-    """`decad.wire.transport.Transport` over gRPC. One a process, on its one event loop (docs/adr/0003)."""
+    """`decad.wire.transport.Transport` over gRPC. One a process, on its one event loop (docs/adr/0003).
 
-    def __init__(self) -> None:
+    With an authenticator every connection is mutual TLS and every link proves who is at its other end; without one
+    nothing is encrypted.
+    """
+
+    def __init__(self, authenticator: Authenticator | None = None) -> None:
+        self._authenticator = authenticator
         self._servers: list[tuple[grpc.aio.Server, Acceptor]] = []
         self._dialled: set[DialledLink] = set()
 
     async def listen(self, address: str, on_link: OnLink) -> str:
         host, port = split_address(address)
         bracketed = f"[{host}]" if ":" in host else host
-        acceptor = Acceptor(on_link)
+        acceptor = Acceptor(on_link, self._authenticator)
         server = grpc.aio.server(handlers=(acceptor.handler(),), options=SERVER_OPTIONS)
         try:
-            bound = server.add_insecure_port(f"{bracketed}:{port}")
+            if self._authenticator is None:
+                bound = server.add_insecure_port(f"{bracketed}:{port}")
+            else:
+                bound = server.add_secure_port(f"{bracketed}:{port}", server_credentials(self._authenticator))
         except RuntimeError:
             raise NetworkError(
                 f"cannot listen on {address}: {_why_not_bound(host, port)}. "
@@ -62,27 +79,57 @@ class GrpcTransport:
             raise LinkClosed(f"{error}.") from None
         # dns:/// with an escaped host: no name can be taken for another of gRPC's schemes.
         target = f"dns:///{quote(f'[{host}]' if ':' in host else host, safe='[]:')}:{port}"
-        connection = grpc.aio.insecure_channel(target, options=CLIENT_OPTIONS)
-        metadata = grpc.aio.Metadata((NONCE_KEY, secrets.token_hex(NONCE_CHARACTERS // 2)))
+        try:
+            async with asyncio.timeout(patience):
+                if self._authenticator is None:
+                    return await self._open(
+                        address, grpc.aio.insecure_channel(target, options=CLIENT_OPTIONS)
+                    )
+                return await self._open_as_member(address, target, self._authenticator)
+        except TimeoutError:
+            raise LinkClosed(f"{address}: no answer within {patience:g} s.") from None
+
+    async def _open_as_member(self, address: str, target: str, authenticator: Authenticator) -> DialledLink:
+        """While the members change their secret, the other end may not have one's first choice yet."""
+        *newer, oldest = authenticator.domains()
+        for domain in newer:
+            with suppress(OtherDomainError):
+                return await self._open(address, _secured(target, domain), authenticator, domain)
+        return await self._open(address, _secured(target, oldest), authenticator, oldest)
+
+    async def _open(
+        self,
+        address: str,
+        connection: grpc.aio.Channel,
+        authenticator: Authenticator | None = None,
+        domain: TrustDomain | None = None,
+    ) -> DialledLink:
+        nonce = secrets.token_hex(NONCE_CHARACTERS // 2)
+        metadata = grpc.aio.Metadata((NONCE_KEY, nonce))
+        if authenticator is not None and domain is not None:
+            for key, value in as_metadata(authenticator.state_as_client(domain, nonce)):
+                metadata.add(key, value)
         calls: dict[str, Call] = {
             name: connection.stream_stream(f"/{SERVICE}/{name.capitalize()}", None, None)(
                 None, metadata=metadata
             )
             for name in CHANNELS
         }
+        proven: Proven | None = None
         try:
-            async with asyncio.timeout(patience):
-                for call in calls.values():
-                    if NONCE_KEY not in (await call.initial_metadata() or ()):
-                        reason = plain_reason((await call.code()).name, await call.details() or "")
-                        raise LinkClosed(f"{address}: {reason}.")
-        except TimeoutError:
-            await cut(connection, calls)
-            raise LinkClosed(f"{address}: no answer within {patience:g} s.") from None
+            for call in calls.values():
+                answer = dict(await call.initial_metadata() or ())
+                if NONCE_KEY not in answer:
+                    raise _not_opened(address, (await call.code()).name, await call.details() or "")
+            if authenticator is not None and domain is not None:
+                try:
+                    proven = authenticator.check_server(domain, read_statement(answer), nonce)
+                except LinkClosed as error:
+                    raise LinkClosed(f"{address}: {error}") from None
         except BaseException:
             await cut(connection, calls)
             raise
-        link = DialledLink(calls, address, connection)
+        link = DialledLink(calls, address, proven, connection)
         self._dialled = {link for link in self._dialled if not link.ended} | {link}
         return link
 
@@ -98,6 +145,20 @@ class GrpcTransport:
                 group.create_task(dialled.close())
         self._servers.clear()
         self._dialled.clear()
+
+
+class OtherDomainError(LinkClosed):
+    """What answers there has no certificate of the trust domain that it was dialled with."""
+
+
+def _secured(target: str, domain: TrustDomain) -> grpc.aio.Channel:
+    options = [*CLIENT_OPTIONS, *channel_options(domain)]
+    return grpc.aio.secure_channel(target, channel_credentials(domain), options=options)
+
+
+def _not_opened(address: str, code: str, details: str) -> LinkClosed:
+    kind = OtherDomainError if is_of_another_domain(details) else LinkClosed
+    return kind(f"{address}: {plain_reason(code, details)}.")
 
 
 def _why_not_bound(host: str, port: int) -> str:

@@ -13,7 +13,9 @@ from itertools import count
 from decad.config import split_address
 from decad.errors import InternalError, LinkClosed, NetworkError
 from decad.wire.accepted import AcceptedLinks
-from decad.wire.transport import MAX_MESSAGE_BYTES, Channel, OnLink
+from decad.wire.limits import MAX_MESSAGE_BYTES
+from decad.wire.tls import Proven
+from decad.wire.transport import Channel, OnLink
 
 WINDOW_MESSAGES = 4
 """Messages that one direction of a channel holds before its sender waits, as gRPC's few MiB of windows do."""
@@ -153,6 +155,7 @@ class MemoryLink:
         self.owner = owner
         self.address = address
         self.dialled = dialled
+        self.proven: Proven | None = None
         self.ended = ""
         """Why the link ended; empty while it lives."""
         self._ends = ends

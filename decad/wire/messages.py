@@ -19,21 +19,21 @@ from torch import Tensor
 
 import decad.core.coding  # noqa: F401  (it has torch's once-a-process warning on read-only buffers out of the way)
 from decad._proto import peer_pb2 as pb
+from decad.core.constants import MAX_STEP
 from decad.core.section import Section
 from decad.errors import ProtocolError
+from decad.wire.limits import (
+    MAX_CHUNK_FIELDS,
+    MAX_CONTROL_BYTES,
+    MAX_FETCH_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_VERDICTS,
+    MAX_VIEW,
+)
 from decad.wire.transport import Buffer
-
-MAX_CONTROL_BYTES = 1 << 19
-"""A Hello with a spec of the greatest length fits; a view of a thousand peers has 70 kB."""
-MAX_HEADER_BYTES = 4096
-"""A block header has about 60 bytes; the bound keeps a peer from making us build large objects."""
-MAX_FETCH_BYTES = 1 << 20
-"""Of a fetch message that is no chunk: 34 bytes a chunk, so this is a block of 8 billion parameters."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _UINT32_MAX = 2**32 - 1
-_MAX_FIELDS = 16
-"""A chunk has three; without a bound, a message of tiny fields would hold up the event loop for seconds."""
 _PAYLOAD = 15
 _PAYLOAD_TAG = bytes([_PAYLOAD << 3 | _BYTES])
 
@@ -104,6 +104,7 @@ def parse_block(message: Buffer) -> BlockHeader | BlockChunk:
     extents = tuple((_section(extent.section), extent.elements) for extent in read.extents)
     if any(a[0] >= b[0] for a, b in itertools.pairwise(extents)):
         raise ProtocolError("a block header names its sections twice or out of order.")
+    _check_step(read.step)
     return BlockHeader(
         read.run,
         read.step,
@@ -129,6 +130,7 @@ def parse_fetch(message: Buffer) -> FetchPart:
     part = _parse(pb.FetchMessage(), message)
     if part.WhichOneof("kind") is None:
         raise ProtocolError(f"a fetch message holds field {kind}, which this version does not know.")
+    _check_step(part.header.step)
     return part
 
 
@@ -146,6 +148,10 @@ def decode_control(message: Buffer) -> pb.ControlMessage:
     read = _parse(pb.ControlMessage(), message)
     if read.WhichOneof("kind") is None:
         raise ProtocolError("a control message holds nothing that this version knows.")
+    for step in (read.beacon.step, read.hello.step):
+        _check_step(step)
+    if len(read.view.members) > MAX_VIEW or len(read.verdicts.verdicts) > MAX_VERDICTS:
+        raise ProtocolError(f"a list has more than {MAX_VIEW} entries.")
     return read
 
 
@@ -161,6 +167,12 @@ _WIRE_SECTION = {
     Section.FIRST: pb.SECTION_FIRST,
     Section.SECOND: pb.SECTION_SECOND,
 }
+
+
+def _check_step(step: int) -> None:
+    if step > MAX_STEP:
+        raise ProtocolError(f"a message tells step {step}; no run comes beyond {MAX_STEP}.")
+
 
 _M = TypeVar("_M", bound=Message)
 
@@ -215,7 +227,7 @@ def _section(number: int) -> Section:
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(number, value) of every field; a varint is an int, the others are views."""
     at = 0
-    for _ in range(_MAX_FIELDS):
+    for _ in range(MAX_CHUNK_FIELDS):
         if at == len(data):
             return
         tag, at = _read_varint(data, at)
@@ -236,7 +248,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ProtocolError(f"field {number} has {length} bytes, {len(data) - at} are left.")
         yield number, data[at : at + length]
         at += length
-    raise ProtocolError(f"a message has more than {_MAX_FIELDS - 1} fields.")
+    raise ProtocolError(f"a message has more than {MAX_CHUNK_FIELDS - 1} fields.")
 
 
 def _read_varint(data: memoryview, at: int) -> tuple[int, int]:

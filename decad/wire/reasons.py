@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+_OTHER_DOMAIN = ("certificate_verify_failed", "hostname verification")
 _WORDS = (
+    *(
+        (phrase, "it has no certificate of this run: another run's secret, or none")
+        for phrase in _OTHER_DOMAIN
+    ),
+    ("wrong_version_number", "it speaks without TLS: it was started without the run's secret"),
     ("connection refused", "connection refused: nobody listens there"),
     ("connection reset", "connection reset by the other end"),
     ("broken pipe", "connection reset by the other end"),
@@ -30,13 +36,23 @@ def plain_reason(code: str, details: str, *, linked: bool = False) -> str:
     if code == "RESOURCE_EXHAUSTED" and "larger than max" not in details:
         return "the other end takes no more links"
     lowered = details.lower()
+    if code == "UNAVAILABLE" and "socket closed" in lowered and not linked:
+        return "it hung up at once: either of the two may lack the run's secret"
     for phrase, words in _WORDS:
         if phrase in lowered:
             return words
+    if code == "UNAUTHENTICATED":
+        return f"it does not let this peer in: {printable(details).rstrip('.')}"
     if code in ("UNIMPLEMENTED", "UNKNOWN", "INTERNAL") or "http" in lowered:
         return "the other end is gone" if linked else "what answers there is not a decad peer"
     shown = printable(details)
     return f"{shown} ({code})" if shown else code
+
+
+def is_of_another_domain(details: str) -> bool:
+    """Whether a dial failed because the other end has no certificate of the trust domain that it was dialled with."""
+    lowered = details.lower()
+    return any(phrase in lowered for phrase in _OTHER_DOMAIN)
 
 
 def printable(text: str) -> str:

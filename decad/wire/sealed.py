@@ -49,7 +49,7 @@ class SealedLink:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.dialled, self.address = link.dialled, link.address
+        self.dialled, self.address, self.proven = link.dialled, link.address, link.proven
         channels = (
             SealedChannel(channel, link.address) for channel in (link.control, link.blocks, link.fetch)
         )

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
-MAX_MESSAGE_BYTES = 4 << 20
-"""Bound of one message in bytes: the largest chunk (2 MiB, a bf16-delta resend in fp32) and its header."""
-
+from decad.wire.tls import Proven
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -47,6 +45,8 @@ class Link(Protocol):
     """True at the end that opened the link."""
     address: str
     """host:port of the other end as seen from here; for an accepted link the port is ephemeral."""
+    proven: Proven | None
+    """Who is at the other end, where the transport proves it."""
 
     async def close(self) -> None:
         """End the link at both ends; pending receives raise LinkClosed. Idempotent."""

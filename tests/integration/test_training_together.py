@@ -78,7 +78,8 @@ def test_status_shows_the_run_and_every_neighbour(trio: Fleet) -> None:
     rows = {line[:11].strip(): line[11:] for line in lines[: lines.index("")]}
     assert re.fullmatch(rf"b \([0-9a-f]{{8}}\), process {b.pid}, up \d+ s", rows["peer"])
     assert re.fullmatch(r"trio \([0-9a-f]{8}\)", rows["run"])
-    assert rows["listens on"] == f"{b.address}, links are not encrypted; mDNS off"
+    assert rows["listens on"] == f"{b.address}; mDNS off"
+    assert rows["links"] == "no secret, open to programs on this machine alone"
     assert rows["doing"].startswith(("training", "evaluating"))
     assert int(rows["step"]) > 0
     assert re.fullmatch(r"round \d+, block \S+ \(3 blocks\), inner step [0-3] of 4", rows["place"])

@@ -265,6 +265,7 @@ class Cluster:
         given = {"inner_steps": 5, "lr": 0.02, **self._settings, **settings}
         spec = RunSpec.model_validate({key: value for key, value in given.items() if value is not None})
         config = PeerConfig(
+            insecure=True,
             model=self._folder,
             data=(self._data,),
             state_dir=self._folder / name,

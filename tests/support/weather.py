@@ -83,7 +83,7 @@ class WeatheredLink:
     """One end of a link."""
 
     def __init__(self, skies: Skies, link: MemoryLink) -> None:
-        self.dialled, self.address = link.dialled, link.address
+        self.dialled, self.address, self.proven = link.dialled, link.address, link.proven
         self._link = link
         self.control: Channel = _WeatheredChannel(skies, link, "control", link.control)
         self.blocks: Channel = _WeatheredChannel(skies, link, "blocks", link.blocks)

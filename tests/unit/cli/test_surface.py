@@ -41,10 +41,10 @@ def test_the_commands() -> None:
             "model import",
             "neighbors",
             "neighbours",
-            "start",
-            "status",
-            "stop",
         ),
+        *("peers", "peers allow", "peers deny", "peers list", "peers only-listed"),
+        *("secret", "secret new", "secret retire", "secret rotate", "secret show"),
+        *("start", "status", "stop"),
     ]
 
 
@@ -82,6 +82,8 @@ def test_the_defaults_in_the_help_are_those_of_the_settings() -> None:
         "labels",
         "gradient_checkpointing",
         "seq_len",
+        "secret",
+        "listen",
     }
     for option in cli.commands["start"].params:
         name, help_ = option.name or "", getattr(option, "help", "")

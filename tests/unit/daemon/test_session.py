@@ -59,6 +59,9 @@ class Network:
     def heard_goodbye(self, peer: str, goodbye: pb.Goodbye) -> None:
         self.goodbyes.append((peer, goodbye.reason))
 
+    def heard_verdicts(self, peer: str, verdicts: pb.Verdicts) -> None:
+        raise AssertionError("nobody sends any here")
+
     def heard_duplicate_identity(self, peer: str) -> None:
         self.duplicates.append(peer)
 

@@ -5,14 +5,16 @@ from random import Random
 
 import pytest
 
+from decad.core.constants import MAX_LEARNT
 from decad.membership.dialplan import (
     DIALS_AT_ONCE,
     FIRST_DELAY_S,
     FORGET_REACHED_S,
     FORGET_UNREACHED_S,
     LAST_DELAY_S,
-    MAX_LEARNT,
     MYSELF_DELAY_S,
+    UNPROVEN_AT_ONCE,
+    UNPROVEN_LAST_DELAY_S,
     DialPlan,
 )
 
@@ -122,13 +124,38 @@ def test_own_name_may_lead_to_somebody_else_the_next_time() -> None:
 def test_the_operators_addresses_go_first_and_are_few_at_a_time() -> None:
     plan = _plan()
     for i in range(100):
-        plan.add(f"10.0.1.{i}:1", "exchange", 0.0)
+        plan.remember(f"10.0.1.{i}:1", f"{i:064}", 0.0)
     plan.add(HERE, "peers", 1.0)
     first = plan.due((), 1.0)
     assert first[0] == HERE
     assert len(first) == DIALS_AT_ONCE
     plan.failed(HERE, "no answer", 1.0)
     assert len(plan.due((), 1.0)) == 1
+
+
+def test_of_addresses_that_nobody_proved_few_are_dialled_and_ever_more_rarely() -> None:
+    plan = _plan()
+    for i in range(1000):
+        plan.add(f"10.0.{i // 250}.{i % 250}:22", "exchange", 0.0, f"{i:064}")
+    dialled, now = 0, 0.0
+    while now < 60.0:
+        # Each takes five seconds to fail, and whoever invented them goes on naming them.
+        due = plan.due((), now)
+        assert sum(entry.dialling for entry in plan.addresses) <= UNPROVEN_AT_ONCE
+        dialled += len(due)
+        now += 5.0
+        for address in due:
+            plan.failed(address, "no answer", now)
+            plan.add(address, "mdns", now)
+    assert dialled <= UNPROVEN_AT_ONCE * 12
+
+
+def test_an_unproven_address_that_fails_is_dialled_ever_more_rarely() -> None:
+    plan = _plan()
+    plan.add(HERE, "exchange", 0.0, A)
+    dials = _fail_until(plan, HERE, 0.0, FORGET_UNREACHED_S)
+    assert len(dials) <= 14
+    assert dials[-1] - dials[-2] > UNPROVEN_LAST_DELAY_S / 3
 
 
 def test_learnt_address_where_nobody_ever_was_is_forgotten() -> None:
@@ -180,7 +207,10 @@ def test_fresh_announcement_makes_a_failing_address_due() -> None:
     plan.add(HERE, "mdns", 0.0, A)
     last = _fail_until(plan, HERE, 0.0, 60.0)[-1]
     plan.add(HERE, "mdns", last + 0.01, A)
-    assert plan.due((), last + 0.01) == [HERE]
+    assert plan.due((), last + 0.01) == [], (
+        "whoever invents announcements does not decide how often it is dialled"
+    )
+    assert plan.due((), last + LAST_DELAY_S) == [HERE]
 
 
 def test_hearsay_does_not_hurry_a_failing_address() -> None:

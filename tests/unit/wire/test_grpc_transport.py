@@ -20,7 +20,8 @@ from decad.errors import LinkClosed, NetworkError
 from decad.wire import grpc_acceptor
 from decad.wire.grpc_options import NONCE_KEY, SERVICE
 from decad.wire.grpc_transport import GrpcTransport
-from decad.wire.transport import MAX_MESSAGE_BYTES, Link, OnLink
+from decad.wire.limits import MAX_MESSAGE_BYTES
+from decad.wire.transport import Link, OnLink
 
 PATIENCE_S = 5.0
 ROOT = Path(__file__).parents[3]

@@ -17,7 +17,17 @@ from decad.wire.reasons import plain_reason
             "connection refused: nobody listens there",
         ),
         ("UNAVAILABLE", "recvmsg:Connection reset by peer", "connection reset by the other end"),
-        ("UNAVAILABLE", "Socket closed", "the other end is gone"),
+        ("UNAVAILABLE", "Socket closed", "it hung up at once: either of the two may lack the run's secret"),
+        (
+            "UNAVAILABLE",
+            "last error: UNKNOWN: Tls handshake failed: SSL_ERROR_SSL: error:100000f7:WRONG_VERSION_NUMBER",
+            "it speaks without TLS: it was started without the run's secret",
+        ),
+        (
+            "UNAVAILABLE",
+            "last error: Tls handshake failed: CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate",
+            "it has no certificate of this run: another run's secret, or none",
+        ),
         ("UNAVAILABLE", "DNS resolution failed for nowhere:1", "the name cannot be resolved"),
         ("UNAVAILABLE", "keepalive watchdog timeout", "the other end no longer answers"),
         ("UNIMPLEMENTED", "Method not found!", "what answers there is not a decad peer"),

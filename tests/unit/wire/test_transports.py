@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from decad.errors import InternalError, LinkClosed, NetworkError
+from decad.membership.identity import Identity
+from decad.trust.credentials import Credentials
+from decad.trust.secret import RunSecrets, new_secret, write_secrets
 from decad.wire.grpc_transport import GrpcTransport
+from decad.wire.limits import MAX_MESSAGE_BYTES
 from decad.wire.memory import MemoryNetwork, MemoryTransport
-from decad.wire.transport import MAX_MESSAGE_BYTES, Channel, Link, Transport
+from decad.wire.transport import Channel, Link, Transport
 
 PATIENCE_S = 5.0
 CHANNELS = ("control", "blocks", "fetch")
@@ -37,16 +42,20 @@ class Pair:
         return dialled, await asyncio.wait_for(self.links.get(), PATIENCE_S)
 
 
-def transports(kind: str) -> tuple[Transport, Transport]:
+def transports(kind: str, secret: Path) -> tuple[Transport, Transport]:
     if kind == "grpc":
         return GrpcTransport(), GrpcTransport()
+    if kind == "grpc with TLS":
+        write_secrets(secret, RunSecrets((new_secret(),), ()), replace=False)
+        one, other = (GrpcTransport(Credentials(Identity.generate(), secret)) for _ in range(2))
+        return one, other
     network = MemoryNetwork()
     return MemoryTransport(network, "127.0.0.1"), MemoryTransport(network, "127.0.0.1")
 
 
-@pytest.fixture(params=["grpc", "memory"])
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
-    pair = Pair(*transports(request.param))
+@pytest.fixture(params=["grpc", "grpc with TLS", "memory"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    pair = Pair(*transports(request.param, tmp_path / "secret"))
     pair.address = await pair.listener.listen("127.0.0.1:0", pair.on_link)
     yield pair
     pair.free.set()
