@@ -284,6 +284,7 @@ class Neighbour(google.protobuf.message.Message):
     RECEIVED_MB_PER_S_FIELD_NUMBER: builtins.int
     RELATIVE_DISTANCE_FIELD_NUMBER: builtins.int
     LAST_SEEN_S_FIELD_NUMBER: builtins.int
+    CLIPPED_SHARE_FIELD_NUMBER: builtins.int
     DUE_FIELD_NUMBER: builtins.int
     LATE_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
@@ -306,6 +307,8 @@ class Neighbour(google.protobuf.message.Message):
     relative_distance: builtins.float
     """|theirs - ours| / |ours| over the active block at the last mix; negative when not yet known."""
     last_seen_s: builtins.float
+    clipped_share: builtins.float
+    """Share of the distance to its block that was not taken in the last step (robust = clip)."""
     due: builtins.int
     """Our steps that counted on its block, and those of them that went on without all of it."""
     late: builtins.int
@@ -326,11 +329,12 @@ class Neighbour(google.protobuf.message.Message):
         received_mb_per_s: builtins.float = ...,
         relative_distance: builtins.float = ...,
         last_seen_s: builtins.float = ...,
+        clipped_share: builtins.float = ...,
         due: builtins.int = ...,
         late: builtins.int = ...,
         detail: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "detail", b"detail", "due", b"due", "found", b"found", "last_seen_s", b"last_seen_s", "late", b"late", "mixing_weight", b"mixing_weight", "name", b"name", "peer_id", b"peer_id", "received_mb_per_s", b"received_mb_per_s", "relative_distance", b"relative_distance", "round_trip_ms", b"round_trip_ms", "sent_mb_per_s", b"sent_mb_per_s", "state", b"state", "step", b"step", "step_lag", b"step_lag"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "clipped_share", b"clipped_share", "detail", b"detail", "due", b"due", "found", b"found", "last_seen_s", b"last_seen_s", "late", b"late", "mixing_weight", b"mixing_weight", "name", b"name", "peer_id", b"peer_id", "received_mb_per_s", b"received_mb_per_s", "relative_distance", b"relative_distance", "round_trip_ms", b"round_trip_ms", "sent_mb_per_s", b"sent_mb_per_s", "state", b"state", "step", b"step", "step_lag", b"step_lag"]) -> None: ...
 
 Global___Neighbour: typing_extensions.TypeAlias = Neighbour
 

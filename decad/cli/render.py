@@ -110,6 +110,7 @@ def neighbours(reply: pb.StatusReply) -> str:
         "in MB/s",
         "share",
         "apart",
+        "clipped",
         "seen",
     )
     table = [head, *(_neighbour(n) for n in reply.neighbours)]
@@ -135,6 +136,7 @@ def _neighbour(n: pb.Neighbour) -> Sequence[str]:
         f"{n.received_mb_per_s:.2f}",
         _share(n.due - n.late, n.due),
         f"{n.relative_distance:.1e}" if n.relative_distance >= 0 else "-",
+        f"{100 * n.clipped_share:.0f} %",
         f"{n.last_seen_s:.1f} s" if n.last_seen_s >= 0 else "-",
     )
 

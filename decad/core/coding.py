@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -26,6 +27,8 @@ from decad.errors import ConfigError, PoisonError, ProtocolError
 
 CHUNK_ELEMENTS = {"fp32": 262_144, "bf16-delta": 524_288}
 """Elements of one chunk by encoding: 1 MiB messages; a full resend of bf16-delta has 2 MiB."""
+
+NO_BOUND: Mapping[Section, float] = MappingProxyType({})
 
 with warnings.catch_warnings():
     # torch warns once a process that it cannot keep us from writing to a message's bytes; decoders only read.
@@ -97,16 +100,18 @@ def encoder(encoding: str, public: Tensor | None = None) -> Encoder:
     raise _unknown(encoding)
 
 
-def decoder(encoding: str, sizes: Mapping[Section, int]) -> Decoder:
+def decoder(
+    encoding: str, sizes: Mapping[Section, int], beyond: Mapping[Section, float] = NO_BOUND
+) -> Decoder:
     """A decoder for one neighbour and phase.
 
-    ``sizes``: elements of each section of a message, BLOCK included. Raises ConfigError for an encoding that it does
-    not know.
+    ``sizes``: elements of each section of a message, BLOCK included; ``beyond``: by section, the value that is refused
+    if it is exceeded. Raises ConfigError for an encoding that it does not know.
     """
     if encoding == "fp32":
-        return Fp32Decoder(sizes)
+        return Fp32Decoder(sizes, beyond)
     if encoding == "bf16-delta":
-        return Bf16DeltaDecoder(sizes)
+        return Bf16DeltaDecoder(sizes, beyond)
     raise _unknown(encoding)
 
 
@@ -173,8 +178,9 @@ class Bf16DeltaEncoder:
 class Fp32Decoder:
     """Values are what they are: no state, no gaps."""
 
-    def __init__(self, sizes: Mapping[Section, int]) -> None:
+    def __init__(self, sizes: Mapping[Section, int], beyond: Mapping[Section, float] = NO_BOUND) -> None:
         self.chunk_elements = CHUNK_ELEMENTS["fp32"]
+        self._beyond = beyond
         self._due = _Due(sizes, self.chunk_elements)
 
     def begin(self, sequence: int, full: bool) -> bool:
@@ -182,7 +188,7 @@ class Fp32Decoder:
         return True
 
     def decode(self, section: Section, chunk: int, payload: bytes | memoryview) -> Tensor:
-        return _sound(section, chunk, self._due.take(section, chunk, payload, torch.float32))
+        return _sound(section, chunk, self._due.take(section, chunk, payload, torch.float32), self._beyond)
 
     def end(self) -> None:
         self._due.close()
@@ -191,8 +197,9 @@ class Fp32Decoder:
 class Bf16DeltaDecoder:
     """Keeps the neighbour's public copy of the block, bit for bit, by adding up its changes."""
 
-    def __init__(self, sizes: Mapping[Section, int]) -> None:
+    def __init__(self, sizes: Mapping[Section, int], beyond: Mapping[Section, float] = NO_BOUND) -> None:
         self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]
+        self._beyond = beyond
         self._sizes = sizes
         self._due = _Due(sizes, self.chunk_elements)
         self._whole = False
@@ -214,10 +221,12 @@ class Bf16DeltaDecoder:
         narrow = not self._full and self._sizes[section] == self._sizes[Section.BLOCK]
         values = self._due.take(section, chunk, payload, torch.bfloat16 if narrow else torch.float32)
         if section is not Section.BLOCK:
-            return _sound(section, chunk, values.float())
+            return _sound(section, chunk, values.float(), self._beyond)
         public = _chunk_of(self.public[section], chunk, self.chunk_elements)
         # Looked at after the addition: finite changes can add up to infinity.
-        return _sound(section, chunk, public.copy_(values) if self._full else public.add_(values))
+        return _sound(
+            section, chunk, public.copy_(values) if self._full else public.add_(values), self._beyond
+        )
 
     def end(self) -> None:
         self._due.close()
@@ -257,11 +266,16 @@ def _chunk_of(values: Tensor, chunk: int, chunk_elements: int) -> Tensor:
     return values[chunk * chunk_elements : (chunk + 1) * chunk_elements]
 
 
-def _sound(section: Section, chunk: int, values: Tensor) -> Tensor:
-    """The values, once they are known to be finite and, for a second moment, not negative."""
+def _sound(section: Section, chunk: int, values: Tensor, beyond: Mapping[Section, float]) -> Tensor:
+    """The values, once they are known to be finite, not absurd and, for a second moment, not negative."""
     low, high = (float(bound) for bound in torch.aminmax(values))
     if not math.isfinite(low) or not math.isfinite(high):
         raise PoisonError(f"chunk {chunk} of section {section.name} has values that are not finite.")
+    if (largest := max(-low, high)) > beyond.get(section, math.inf):
+        raise PoisonError(
+            f"chunk {chunk} of section {section.name} has values up to {largest:.3g}, where no more than "
+            f"{beyond[section]:.3g} makes sense."
+        )
     if section is Section.SECOND and low < 0:
         raise PoisonError(f"chunk {chunk} of section {section.name} has a negative second moment.")
     return values

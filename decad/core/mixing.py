@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from decad.core.clipping import StepClipping
 from decad.core.pieces import pieces
 from decad.core.section import Section
 from decad.errors import InternalError
@@ -27,9 +28,17 @@ class Mixer:
     have fewer.
     """
 
-    def __init__(self, accumulators: Mapping[Section, Tensor], chunk_elements: int) -> None:
+    def __init__(
+        self,
+        accumulators: Mapping[Section, Tensor],
+        chunk_elements: int,
+        clipping: StepClipping | None = None,
+        public: Mapping[Section, Tensor] | None = None,
+    ) -> None:
+        """``clipping`` needs ``public``, this peer's own values as its neighbours decode them."""
         self._accumulators = accumulators
         self._chunk_elements = chunk_elements
+        self.clipping, self._public = clipping, public
         self._weights: defaultdict[tuple[Section, int], float] = defaultdict(float)
         self._heard: set[tuple[str, Section, int]] = set()
 
@@ -51,7 +60,13 @@ class Mixer:
         accumulator = self._accumulators[section]
         start = chunk * self._chunk_elements
         piece = accumulator[start : start + self._chunk_elements]
-        piece.add_(values.to(piece.device), alpha=weight * scale)
+        share = 1.0
+        if self.clipping is not None and self._public is not None:
+            own = self._public[section][start : start + self._chunk_elements]
+            share = self.clipping.share(neighbour, section, chunk, values, own.float(), scale)
+            if share < 1:
+                piece.add_(own.to(piece.device), alpha=weight * (1 - share))
+        piece.add_(values.to(piece.device), alpha=weight * scale * share)
         self._weights[section, chunk] += weight
 
     def finish(self, public: Mapping[Section, Tensor]) -> dict[Section, Tensor]:
@@ -59,6 +74,8 @@ class Mixer:
 
         ``public``: this peer's own values as its neighbours decode them (`Encoder.public`).
         """
+        if self.clipping is not None:
+            self.clipping.finish()
         for section, accumulator in self._accumulators.items():
             for chunk, piece in enumerate(pieces(accumulator.numel(), self._chunk_elements)):
                 if weight := self._weights.get((section, chunk)):

@@ -82,6 +82,8 @@ class Neighbour:
     """Those of them that went on without all of it."""
     weight: float = 0.0
     """With which its block was mixed in the last step."""
+    clipped: float = 0.0
+    """Share of its distance that was not taken in the last step."""
     distance: float = -1.0
     """Between its block and ours, relative to ours; -1 until known."""
 
@@ -148,7 +150,7 @@ class Exchange:
             raise InternalError("mix() before open()")
         loop = asyncio.get_running_loop()
         step, coding = self._step, self._coding
-        mixer = Mixer(accumulators, coding.encoder.chunk_elements)
+        mixer = coding.mixer(accumulators, step.number, step.round.degree)
         now = loop.time()
         mine = self._half_steps[step.number] = _HalfStep(now, computed)
         for peer in self._neighbours.values():
@@ -186,6 +188,7 @@ class Exchange:
             peer.due += name in step.round.neighbours
             peer.late += name in proceed.missing
             peer.weight = step.round.weight(name)
+            peer.clipped = step.clipped(name)
             if (distance := step.distance(name)) >= 0:
                 peer.distance = distance
         return proceed, mixer

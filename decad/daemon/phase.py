@@ -13,6 +13,7 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block
+from decad.core.clipping import Clipping, absurd_beyond
 from decad.core.coding import decoder, encoder
 from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer, moment_scale
@@ -33,6 +34,7 @@ class TrainingRule:
     def __init__(self, spec: RunSpec) -> None:
         self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
+        self.clips = spec.robust == "clip"
         self.moments: MomentRule = moment_rule(spec.moments)
         self.constants = AdamConstants(
             a1=spec.beta1,
@@ -48,8 +50,12 @@ PUBLIC = "public"
 """Name among the active tensors of the public copy, which an encoding of changes has."""
 
 
+def _largest(theta: Tensor) -> dict[Section, float]:
+    return {} if theta.is_meta else {Section.BLOCK: float(torch.linalg.vector_norm(theta, torch.inf))}
+
+
 class ActiveBlock:
-    """One phase's block on ``model``; ``resumed`` restores what `saved` gave."""
+    """One phase's block on ``model``; ``resumed`` restores what `saved` gave; ``clipping``: the peer's."""
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class ActiveBlock:
         block: Block,
         rule: TrainingRule,
         resumed: ActiveState | None = None,
+        clipping: Clipping | None = None,
     ) -> None:
         self.block = block
         self._model = model
@@ -74,12 +81,17 @@ class ActiveBlock:
         sender = encoder(rule.encoding, resumed.tensors.get(PUBLIC) if resumed else None)
         if resumed is not None:
             sender.sequence = resumed.sequence
+        beyond = absurd_beyond(_largest(self.theta))
         a1, a2 = rule.constants.a1, rule.constants.a2
         self.coding = Coding(
             sizes=sizes,
             encoder=sender,
-            new_decoder=partial(decoder, rule.encoding, sizes),
+            new_decoder=partial(decoder, rule.encoding, sizes, beyond),
+            beyond=beyond,
             scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
+            clipping=lambda step, neighbours: (
+                clipping.step(block.index, rule.rate(step), neighbours) if clipping and rule.clips else None
+            ),
         )
 
     def local_step(self, gradient: Tensor, step: int) -> None:

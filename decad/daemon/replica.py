@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from decad.core.clipping import Clipping
 from decad.core.schedule import Position, Schedule
 from decad.daemon.compute import ComputeThread
 from decad.daemon.fetch import Donation
@@ -50,6 +51,7 @@ class Replica:
     ) -> None:
         self._schedule, self._rule = schedule, rule
         self._model, self._compute, self._saver = model, compute, saver
+        self._clipping = Clipping()
         self.active: ActiveBlock | None = None
         self.whole_steps = asyncio.Lock()
         """Held from the half-step to the end of the step: a joiner is given what a completed step left."""
@@ -77,7 +79,9 @@ class Replica:
         continued = unfinished.state if unfinished else None
         block = self._model.plan[position.block]
         async with self._still:
-            self.active = await self._compute.run(ActiveBlock, self._model, block, self._rule, continued)
+            self.active = await self._compute.run(
+                ActiveBlock, self._model, block, self._rule, continued, self._clipping
+            )
             self._phase = position.phase
         return self.active
 

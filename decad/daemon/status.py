@@ -149,6 +149,7 @@ class StatusBoard:
             received_mb_per_s=figures.received_meter.per_second() / 1e6 if figures else 0.0,
             relative_distance=figures.distance if figures else -1.0,
             last_seen_s=now - peer.last_seen,
+            clipped_share=figures.clipped if figures else 0.0,
             due=figures.due if figures else 0,
             late=figures.late if figures else 0,
             detail="" if peer.state is State.ALIVE else peer.reason,

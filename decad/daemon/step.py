@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from decad.core.coding import Decoder, Encoder
+from decad.core.clipping import StepClipping
+from decad.core.coding import NO_BOUND, Decoder, Encoder
 from decad.core.layout import Piece
 from decad.core.mixing import Mixer
 from decad.core.round import Accumulate, Action, Proceed, Round
@@ -29,6 +30,15 @@ class Coding(NamedTuple):
     new_decoder: Callable[[], Decoder]
     scale: Callable[[Section, int, int], float]
     """Section, my updates, theirs -> factor on their values (bias correction of moments)."""
+    beyond: Mapping[Section, float] = NO_BOUND
+    """By section, the value that nobody's may exceed: what is larger is refused on arrival."""
+    clipping: Callable[[int, int], StepClipping | None] = lambda step, neighbours: None
+    """Of a step that is mixed with so many neighbours."""
+
+    def mixer(self, accumulators: Mapping[Section, Tensor], step: int, neighbours: int) -> Mixer:
+        """For one step; ``accumulators``: zeroed fp32 host tensors."""
+        clipping = self.clipping(step, neighbours)
+        return Mixer(accumulators, self.encoder.chunk_elements, clipping, self.encoder.public)
 
 
 class _Held(NamedTuple):
@@ -103,6 +113,11 @@ class StepExchange:
         self.over = True
         self._held.clear()
         self.mixing.set()
+
+    def clipped(self, name: str) -> float:
+        """Which share of the distance to this neighbour's block was not taken: 0 to 1."""
+        clipping = None if self._mixer is None else self._mixer.clipping
+        return 0.0 if clipping is None else clipping.clipped(name)
 
     def distance(self, name: str) -> float:
         """Between this neighbour's block and ours, relative to ours; -1 if nothing of it was mixed."""

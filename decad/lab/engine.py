@@ -17,7 +17,9 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.batch import Batch, Score
 from decad.core.schedule import Schedule
+from decad.core.section import Section
 from decad.data.local import data_seed
+from decad.lab.attacks import Attack
 from decad.lab.experiment import Experiment
 from decad.lab.faults import Faults
 from decad.lab.methods import method
@@ -69,6 +71,11 @@ class Laboratory:
             tell(f"making peer {len(self.peers) + 1} of {len(learners)}")
             model = self.method.prepare(self._load(spec))
             self.peers.append(LabPeer(learner, model, rule, self.schedule))
+        attack = Attack(experiment.attack, experiment.spec.seed)
+        for peer in self.peers:
+            if peer.name in experiment.attackers:
+                peer.attack = attack
+        self._honest = [peer for peer in self.peers if peer.attack is None]
         self._names = {peer.id: peer.name for peer in self.peers}
         self._faults = Faults(experiment.faults, names, experiment.seed)
         self._edges = lru_cache(maxsize=64)(self._edges_of)
@@ -87,9 +94,10 @@ class Laboratory:
         self._were_away = away
         position = self.schedule.position(number)
         mixes = self.method.mixes(number)
+        edges = self._edges(tuple(peer.id for peer in here)) if mixes else {}
         for peer in here:
             peer.enter(position)
-            peer.train(number, mixes)
+            peer.train(number, mixes, len(edges.get(peer.id, ())))
         if mixes:
             self._exchange(here, number)
         if (number + 1) % self.schedule.inner_steps == 0:
@@ -109,9 +117,15 @@ class Laboratory:
             if weights:
                 peer.sent += peer.message_bytes() * self.method.copies(len(weights))
             for other, weight in heard.items():
-                peer.hear(by_id[other], weight)
+                peer.hear(by_id[other], weight, self._told(by_id[other], peer, [by_id[o] for o in heard]))
         for peer in here:
             peer.mix(number)
+
+    def _told(self, peer: LabPeer, victim: LabPeer, others: Sequence[LabPeer]) -> Tensor | None:
+        if peer.attack is None:
+            return None
+        honest = [other.tell(Section.BLOCK) for other in others if other.attack is None]
+        return peer.attack.told(peer.tell(Section.BLOCK), peer.began, victim.tell(Section.BLOCK), honest)
 
     def _edges_of(self, ids: tuple[str, ...]) -> Edges:
         return self.method.edges(self.experiment.spec.overlay, ids, self._names)
@@ -132,13 +146,13 @@ class Laboratory:
         """Of the averaged model and of each peer's, at any time between steps."""
         apart = 0.0
         for block in self._averaged.plan.blocks:
-            copies = [peer.model.block(block.index) for peer in self.peers]
+            copies = [peer.model.block(block.index) for peer in self._honest]
             # From one of them on, so that equal copies have exactly themselves as their mean.
             mean = copies[0] + reduce(torch.add, (copy - copies[0] for copy in copies)) / len(copies)
             apart += sum(float((copy - mean).square().sum()) for copy in copies) / len(copies)
             self._averaged.set_block(block.index, mean)
-        scores = [self._score(peer.model) for peer in self.peers]
-        averaged = self._score(self._averaged) if len(self.peers) > 1 else scores[0]
+        scores = [self._score(peer.model) for peer in self._honest]
+        averaged = self._score(self._averaged) if len(scores) > 1 else scores[0]
         return Evaluation(averaged, scores, float(np.sqrt(apart)))
 
     def _score(self, model: TrainableModel) -> Score:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from decad.config import MAX_PEERS, MEASURED_FIELDS, RunSpec
 from decad.errors import ConfigError
+from decad.lab.attacks import Kind
 from decad.lab.runs import CONFIG
 from decad.settings import EDGES_FILE, read_edges
 
@@ -42,6 +43,10 @@ class Experiment(BaseModel):
     """Of the peers, which give their order in the overlay; empty: their names."""
     faults: tuple[str, ...] = ()
     """Who is away or late, and when: see `decad.lab.faults`."""
+    attack: Kind = "none"
+    """What the attackers do: see `decad.lab.attacks`."""
+    attackers: tuple[str, ...] = ()
+    """Names of the peers that attack; the figures are those of the others."""
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 4
     """Sequences or examples of one peer's step."""

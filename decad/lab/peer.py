@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
 
+from decad.core.clipping import Clipping
 from decad.core.layout import cut
 from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
+from decad.core.section import Section
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.data.position import DataPosition
+from decad.lab.attacks import Attack
 from decad.lab.methods.base import Learner
 from decad.model.trainable import TrainableModel
 
@@ -34,11 +38,21 @@ class LabPeer:
         """Block -> the last phase in which it was trained here or taken from another peer."""
         self.active: ActiveBlock | None = None
         self._phase = -1
+        self._clipping = Clipping()
+        self.attack: Attack | None = None
+        """What this peer does to the others."""
+        self._began: Tensor | None = None
         self.data, self._batch_size = learner.data, learner.batch_size
         self._position = DataPosition()
         self._rule, self._schedule = rule, schedule
         self._gradient: Tensor | None = None
         self._mixer: Mixer | None = None
+
+    @property
+    def began(self) -> Tensor:
+        """The active block as the phase found it."""
+        assert self._began is not None
+        return self._began
 
     def enter(self, here: Position) -> None:
         """Make the phase's block active."""
@@ -46,8 +60,11 @@ class LabPeer:
             return
         self.leave()
         with self._timed():
-            self.active = ActiveBlock(self.model, self.model.plan[here.block], self._rule)
+            self.active = ActiveBlock(
+                self.model, self.model.plan[here.block], self._rule, clipping=self._clipping
+            )
         self._phase = here.phase
+        self._began = self.active.theta.clone() if self.attack is not None else None
 
     def leave(self) -> None:
         """End the phase, wherever it is."""
@@ -59,26 +76,37 @@ class LabPeer:
         self.phases[self.active.block.index] = self._phase
         self.active = None
 
-    def train(self, step: int, mixes: bool) -> None:
+    def train(self, step: int, mixes: bool, neighbours: int) -> None:
         """Gradient and local step; if there is an exchange, up to what others can read. Raises DivergedError."""
         with self._timed():
             batch, self._position = self.data.batch(self._position, self._batch_size)
             self.loss, gradient = self.model.gradient(batch)
+            if self.attack is not None and self.attack.ascends:
+                gradient.neg_()
             block = self._block()
             if mixes:
-                self._mixer = Mixer(block.half_step(gradient, step), block.coding.encoder.chunk_elements)
+                accumulators = block.half_step(gradient, step)
+                self._mixer = block.coding.mixer(accumulators, step, neighbours)
             else:
                 block.local_step(gradient, step)
                 self.model.sync()
 
-    def hear(self, other: LabPeer, weight: float) -> None:
-        """Take in a neighbour's message."""
+    def tell(self, section: Section) -> Tensor:
+        """What others decode of one section: fp32 [n]."""
+        return self._block().coding.encoder.public[section].float()
+
+    def hear(self, other: LabPeer, weight: float, told: Tensor | None = None) -> None:
+        """Take in a neighbour's message; ``told``: its block, if that is not what it has."""
         with self._timed():
             mine, theirs = self._block(), other._block()
             assert self._mixer is not None
+            if told is not None and float(told.abs().max()) > mine.coding.beyond.get(Section.BLOCK, math.inf):
+                return  # refused on arrival
             for section, chunk, start, stop in cut(mine.coding.sizes, mine.coding.encoder.chunk_elements):
                 scale = mine.coding.scale(section, mine.state.updates, theirs.state.updates)
                 values = theirs.coding.encoder.public[section][start:stop].float()
+                if told is not None and section is Section.BLOCK:
+                    values = told[start:stop]
                 self._mixer.add(other.id, section, chunk, weight, values, scale)
 
     def mix(self, step: int) -> None:

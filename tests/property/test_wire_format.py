@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decad._proto import peer_pb2 as pb
+from decad.core.constants import MAX_STEP
 from decad.core.section import Section
 from decad.errors import ProtocolError
 from decad.wire import messages
@@ -17,12 +18,13 @@ from decad.wire.messages import BlockChunk, BlockHeader, FetchChunk
 
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
+step = st.integers(0, MAX_STEP)
 sections = st.sampled_from(Section)
 extents = st.dictionaries(sections, uint64).map(lambda sizes: tuple(sorted(sizes.items())))
 headers = st.builds(
     BlockHeader,
     run=uint64,
-    step=uint64,
+    step=step,
     block=uint32,
     degree=uint32,
     sequence=uint64,
@@ -100,7 +102,7 @@ def test_a_fetch_chunk_is_what_the_generated_class_writes_and_reads(index: int, 
         st.builds(
             pb.FetchHeader,
             block=uint32,
-            step=uint64,
+            step=step,
             active=st.booleans(),
             elements=uint64,
             sha256=st.lists(st.binary(max_size=32), max_size=5),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from decad.core.mixing import Mixer
 from decad.core.round import Proceed
 from decad.core.section import Section
-from decad.daemon import exchange, peer
+from decad.daemon import peer, step
 from decad.daemon.exchange import Exchange
 
 TOLERANCE = 1e-5
@@ -170,8 +170,8 @@ _ENTRY: ContextVar[Entry] = ContextVar("_ENTRY")
 class WatchedMixer(Mixer):
     """Enters every contribution."""
 
-    def __init__(self, accumulators: Mapping[Section, Tensor], chunk_elements: int) -> None:
-        super().__init__(accumulators, chunk_elements)
+    def __init__(self, accumulators: Mapping[Section, Tensor], chunk_elements: int, *rest: Any) -> None:
+        super().__init__(accumulators, chunk_elements, *rest)
         self._ledger, self._entry, self._size = WRITER.get().ledger, _ENTRY.get(), chunk_elements
 
     def add(
@@ -217,5 +217,5 @@ class WatchedExchange(Exchange):
 @contextmanager
 def watched() -> Iterator[None]:
     """Exchanges that are made in this context are watched."""
-    with patch.object(exchange, "Mixer", WatchedMixer), patch.object(peer, "Exchange", WatchedExchange):
+    with patch.object(step, "Mixer", WatchedMixer), patch.object(peer, "Exchange", WatchedExchange):
         yield
