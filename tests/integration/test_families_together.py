@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.daemon import Daemon, Fleet
 from support.families import save_tiny
+from support.swarm import PACED
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from decad.state.checkpoint import open_checkpoint
@@ -47,7 +48,8 @@ def _start_three(peers: Fleet, model: Path, data: Path, suffix: str, *options: s
     for name in "abc":
         known = ("--peers", started[0].address) if started else ()
         here = ("--model", str(model), "--data", str(data / f"{name}{suffix}"), "--min-peers", "2")
-        started.append(peers.start(name, *here, *options, *known))
+        # Steps of a few milliseconds would make a moment's stall of one peer the better part of its run.
+        started.append(peers.start(name, *here, *options, *known, before=PACED.format(pace=0.05)))
     assert [daemon.result().code for daemon in started] == [0, 0, 0]
     return started
 

@@ -97,7 +97,7 @@ def test_status_shows_the_run_and_every_neighbour(trio: Fleet) -> None:
     head, *table = lines[lines.index("") + 1 :][:3]
     assert head.split() == [
         *("neighbour", "address", "found", "state", "weight", "lag"),
-        *("rtt", "ms", "out", "MB/s", "in", "MB/s", "share", "apart", "seen"),
+        *("rtt", "ms", "out", "MB/s", "in", "MB/s", "share", "apart", "clipped", "seen"),
     ]
     found = {line.split()[0]: re.split(r" {2,}", line) for line in table}
     assert found["a"][1:5] == [trio["a"].address, "peers", "alive", "0.333"]
