@@ -17,7 +17,6 @@ MAX_CHUNK_FIELDS = 16
 MAX_VIEW = 1024
 MAX_VERDICTS = 1024
 MAX_REFUSAL_FIELDS = 32
-LINKS_OF_ONE_PEER = 4
 
 
 class Rate(NamedTuple):
@@ -54,7 +53,6 @@ TABLE = (
     ("members of a view", f"{MAX_VIEW:,}", ""),
     ("verdicts", f"{MAX_VERDICTS:,}", "in one message, and kept"),
     ("addresses learnt from others", f"{MAX_LEARNT:,}", "kept in all"),
-    ("links of one peer", f"{LINKS_OF_ONE_PEER}", "accepted at a time, where TLS proves who it is"),
     *(
         (f"{kind} messages", f"{rate.per_s:g} a second", f"{rate.burst} at once")
         for kind, rate in RATES.items()
