@@ -13,7 +13,7 @@ from decad import __version__
 from decad.cli.lab import lab
 from decad.cli.options import DATA, JSON, MODEL, PATH, STATE_DIR, settings_options
 from decad.cli.peers import peers
-from decad.cli.secret import secret
+from decad.cli.secret import secret_group
 from decad.errors import DecadError, InternalError, first_cause
 
 
@@ -187,7 +187,7 @@ def evaluate(**options: Any) -> None:
 
 
 cli.add_command(lab)
-cli.add_command(secret)
+cli.add_command(secret_group)
 cli.add_command(peers)
 
 

@@ -60,6 +60,14 @@ STATE_DIR = click.option(
     show_default="of decad.toml, else $XDG_STATE_HOME/decad",
     help="State directory of the daemon to talk to.",
 )
+SECRET = click.option(
+    "--secret",
+    type=PATH,
+    default=lambda: _path_from_toml("secret"),
+    envvar="DECAD_SECRET",
+    show_default="of decad.toml, else secret in the state directory",
+    help="The file of the run's secret.",
+)
 MODEL = click.option(
     "--model",
     type=PATH,

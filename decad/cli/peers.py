@@ -7,16 +7,8 @@ from pathlib import Path
 
 import click
 
-from decad.cli.options import JSON, PATH, STATE_DIR
+from decad.cli.options import JSON, SECRET, STATE_DIR
 from decad.errors import ConfigError, NoDaemonError
-
-_SECRET = click.option(
-    "--secret",
-    "named",
-    type=PATH,
-    envvar="DECAD_SECRET",
-    help="The run's secret, which names its admins.  [default: secret in the state directory]",
-)
 
 
 @click.group()
@@ -59,19 +51,19 @@ def list_(state_dir: Path, as_json: bool) -> None:
 @peers.command()
 @click.argument("peer")
 @STATE_DIR
-@_SECRET
-def allow(peer: str, state_dir: Path, named: Path | None) -> None:
+@SECRET
+def allow(peer: str, state_dir: Path, secret: Path | None) -> None:
     """Let PEER take part: its id, or the first 8 or more characters of one that this machine knows."""
-    _judge(peer, state_dir, named, allowed=True)
+    _judge(peer, state_dir, secret, allowed=True)
 
 
 @peers.command()
 @click.argument("peer")
 @STATE_DIR
-@_SECRET
-def deny(peer: str, state_dir: Path, named: Path | None) -> None:
+@SECRET
+def deny(peer: str, state_dir: Path, secret: Path | None) -> None:
     """Keep PEER out: its links are closed at once. PEER: its id, or 8 or more of its first characters."""
-    _judge(peer, state_dir, named, allowed=False)
+    _judge(peer, state_dir, secret, allowed=False)
 
 
 @peers.command("only-listed")
@@ -90,17 +82,17 @@ def only_listed(off: bool, state_dir: Path) -> None:
     )
 
 
-def _judge(named_peer: str, state_dir: Path, named: Path | None, *, allowed: bool) -> None:
+def _judge(named_peer: str, state_dir: Path, secret: Path | None, *, allowed: bool) -> None:
     from decad.membership.identity import load
     from decad.trust.roster import Roster, matching, pronounce
-    from decad.trust.secret import SECRET_FILE, read_secrets
+    from decad.trust.secret import read_secrets, secret_file
 
     roster = Roster(state_dir)
     peer = matching([*_known(state_dir), *roster.allowed, *roster.denied], named_peer)
     (roster.allow if allowed else roster.deny)(peer)
-    secret = named or state_dir / SECRET_FILE
+    path = secret_file(secret, state_dir)
     try:
-        admins = frozenset(read_secrets(secret).admins) if secret.exists() else frozenset()
+        admins = frozenset(read_secrets(path).admins) if path.exists() else frozenset()
     except ConfigError as error:
         raise ConfigError(f"On this machine it is done, and not told to the others. {error}") from None
     me = load(state_dir)

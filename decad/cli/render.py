@@ -51,10 +51,7 @@ def _running(reply: pb.StatusReply) -> list[tuple[str, str]]:
     return [
         ("peer", f"{who}, process {reply.pid}, up {_duration(reply.uptime_s)}"),
         ("run", f"{reply.run} ({reply.fingerprint[:8]})"),
-        (
-            "listens on",
-            f"{reply.listen}; mDNS {reply.mdns}",
-        ),
+        ("listens on", f"{reply.listen}; mDNS {reply.mdns}"),
         ("links", reply.protection),
         ("doing", _doing(reply)),
         ("step", f"{p.step}{total}{eta}"),

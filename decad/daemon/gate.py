@@ -40,7 +40,7 @@ class Gate:
         return self.roster.objection(peer)
 
     def learn(self, verdicts: list[Verdict]) -> list[Verdict]:
-        """Take verdicts that a neighbour passed on; returns those that are new and an admin's."""
+        """Take verdicts that a neighbour passed on; returns those that are new, as `Roster.learn`."""
         if not isinstance(self._protection, Path):
             return []
         try:

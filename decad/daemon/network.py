@@ -230,8 +230,8 @@ class Network:
         self._moved(self.table.goodbye(peer, printable(goodbye.reason), self.now()))
 
     def heard_verdicts(self, peer: str, verdicts: pb.Verdicts) -> None:
-        """A neighbour passed on what admins said about peers."""
-        self._verdicts.heard(verdicts)
+        """A neighbour passed on what admins said about peers. Raises ProtocolError."""
+        self._verdicts.heard(peer, verdicts)
 
     def heard_duplicate_identity(self, peer: str) -> None:
         """A neighbour refused another daemon that has this one's identity."""

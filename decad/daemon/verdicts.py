@@ -6,7 +6,9 @@ from decad._proto import peer_pb2 as pb
 from decad.daemon.context import PeerContext
 from decad.daemon.links import Links
 from decad.daemon.session import Session
+from decad.errors import ProtocolError
 from decad.membership.identity import ID_BYTES, short_id
+from decad.trust.proof import NotProvedError
 from decad.trust.roster import Verdict
 from decad.wire.tls import Statement
 
@@ -45,15 +47,19 @@ class Verdicts:
             ]
             session.tell(pb.ControlMessage(verdicts=pb.Verdicts(verdicts=told)))
 
-    def heard(self, told: pb.Verdicts) -> None:
-        """A neighbour passed some on."""
-        new = self._gate.learn(
-            [
-                Verdict(v.peer_id.hex(), v.allowed, v.number, Statement(v.key, v.signature))
-                for v in told.verdicts
-                if len(v.peer_id) == ID_BYTES
-            ]
-        )
+    def heard(self, peer: str, told: pb.Verdicts) -> None:
+        """A neighbour passed some on. Raises ProtocolError for a forged one."""
+        verdicts = [
+            Verdict(v.peer_id.hex(), v.allowed, v.number, Statement(v.key, v.signature))
+            for v in told.verdicts
+            if len(v.peer_id) == ID_BYTES
+        ]
+        try:
+            new = self._gate.learn(verdicts)
+        except NotProvedError:
+            raise ProtocolError(
+                f"peer {short_id(peer)} passed on a verdict with a forged signature; the link is closed."
+            ) from None
         for verdict in new:
             word = "allowed" if verdict.allowed else "denied"
             whom = "this peer" if verdict.peer == self._me else f"peer {short_id(verdict.peer)}"

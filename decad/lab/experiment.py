@@ -6,9 +6,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from decad.config import MAX_PEERS, MEASURED_FIELDS, RunSpec
 from decad.errors import ConfigError
@@ -68,6 +68,19 @@ class Experiment(BaseModel):
     @property
     def seed(self) -> int:
         return self.spec.seed
+
+    @model_validator(mode="after")
+    def _attackers_are_peers(self) -> Self:
+        unknown = set(self.attackers) - set(self.peer_names())
+        if unknown:
+            raise ValueError(
+                f"attackers: there is no peer {min(unknown)!r}; there are {', '.join(self.peer_names())}"
+            )
+        if bool(self.attackers) != (self.attack != "none"):
+            raise ValueError("attack and attackers belong together: what is done, and by whom")
+        if len(set(self.attackers)) == self.peers:
+            raise ValueError("attackers: somebody must be honest")
+        return self
 
     def peer_names(self) -> tuple[str, ...]:
         width = len(str(self.peers - 1))
@@ -157,7 +170,7 @@ def _parsed(settings: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any
     return made
 
 
-_LISTS = frozenset({"data", "names", "ids", "faults", "labels", "freeze"})
+_LISTS = frozenset({"data", "names", "ids", "faults", "attackers", "labels", "freeze"})
 
 
 def _value(text: str) -> Value:

@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from decad.errors import StateError
 
@@ -44,10 +45,15 @@ class Identity:
         return cls.of(ec.generate_private_key(ec.SECP256R1()))
 
 
+def key_digest(key: PublicKeyTypes) -> bytes:
+    """SHA-256 of a public key (DER SubjectPublicKeyInfo), of whatever kind."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).digest()
+
+
 def peer_id_of(key: ec.EllipticCurvePublicKey) -> str:
     """The id of the peer that holds the private half of ``key``: 64 hex characters."""
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return key_digest(key).hex()
 
 
 def short_id(peer_id: str) -> str:

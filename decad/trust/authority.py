@@ -7,13 +7,14 @@ not who it is: any member can sign any name. Identities are proved by `decad.tru
 from __future__ import annotations
 
 import datetime
-import hashlib
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from decad.membership.identity import key_digest
 
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """Of P-256's group (FIPS 186-5)."""
@@ -33,8 +34,7 @@ class Authority:
         raw = HKDF(hashes.SHA256(), length=48, salt=_SALT, info=_INFO).derive(secret)
         self._key = ec.derive_private_key(int.from_bytes(raw, "big") % (_ORDER - 1) + 1, ec.SECP256R1())
         public = self._key.public_key()
-        der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        self.fingerprint = hashlib.sha256(der).hexdigest()[:16]
+        self.fingerprint = key_digest(public).hex()[:16]
         """Tells secrets apart, and tells nothing of them."""
         self.name = f"{self.fingerprint}.{_DOMAIN}"
         """The DNS name of every member's certificate."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from decad.errors import ConfigError, LinkClosed
-from decad.membership.identity import Identity
+from decad.membership.identity import Identity, key_digest
 from decad.trust import proof
 from decad.trust.authority import Authority
 from decad.trust.secret import read_secrets
@@ -73,7 +73,7 @@ class Credentials:
         if domain is None:
             raise LinkClosed("who dialled showed a certificate that is not of this run's members.")
         try:
-            peer = proof.client_of(statement, proof.key_digest(shown.public_key()), nonce)
+            peer = proof.client_of(statement, key_digest(shown.public_key()), nonce)
         except proof.NotProvedError as error:
             raise LinkClosed(f"who dialled did not prove its identity: {error}.") from None
         return Proven(peer, domain)
@@ -128,7 +128,7 @@ def _of_site(files: SiteFiles) -> TrustDomain:
             f"The certificates cannot be used: {', '.join(map(str, files.paths))} should be PEM, the key without a "
             f"password ({str(error).partition(chr(10))[0][:100]})."
         ) from None
-    if proof.key_digest(private.public_key()) != proof.key_digest(own.public_key()):
+    if key_digest(private.public_key()) != key_digest(own.public_key()):
         raise ConfigError(f"{files.key} is not the key of the certificate in {files.cert}.")
     if files.name not in _names(own):
         raise ConfigError(
@@ -155,7 +155,7 @@ def _certificate(pem: bytes) -> x509.Certificate:
 
 
 def _certified(chain: bytes) -> bytes:
-    return proof.key_digest(x509.load_pem_x509_certificate(chain).public_key())
+    return key_digest(x509.load_pem_x509_certificate(chain).public_key())
 
 
 def _pem(path: Path) -> bytes:

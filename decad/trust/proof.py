@@ -8,7 +8,6 @@ statements on between two others shows each its own key, and is found out. docs/
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -28,7 +27,7 @@ class NotProvedError(ValueError):
 
 
 def state_as_client(identity: Identity, certified: bytes, nonce: str) -> Statement:
-    """``certified``: `key_digest` of one's own certificate; ``nonce``: the link's, drawn by the client."""
+    """``certified``: `key_digest` of one's own certificate's key; ``nonce``: the link's, drawn by the client."""
     return sign(identity, [_CLIENT, certified, nonce.encode()])
 
 
@@ -45,14 +44,6 @@ def state_as_server(identity: Identity, certified: bytes, client: str, nonce: st
 def server_of(statement: Statement, certified: bytes, client: str, nonce: str) -> str:
     """The id of the server that was shown ``certified``, this client's own. Raises NotProvedError."""
     return signer_of(statement, [_SERVER, certified, client.encode(), nonce.encode()])
-
-
-def key_digest(key: object) -> bytes:
-    """SHA-256 of a public key. Never of a certificate: of an ECDSA signature anybody can make another that holds."""
-    der = key.public_bytes(  # type: ignore[attr-defined]  # whatever kind of key the site's certificates have
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return hashlib.sha256(der).digest()
 
 
 def sign(identity: Identity, parts: Sequence[bytes]) -> Statement:

@@ -7,7 +7,7 @@ from pathlib import Path
 from decad.config import PeerConfig, is_loopback, split_address
 from decad.errors import ConfigError
 from decad.trust.credentials import SiteFiles
-from decad.trust.secret import SECRET_FILE
+from decad.trust.secret import secret_file
 
 Protection = Path | SiteFiles | None
 """The file of the run's secret; the site's certificates; or nothing, so that anybody who reaches the port is a peer."""
@@ -17,8 +17,8 @@ def protection_of(config: PeerConfig) -> Protection:
     """What is set, or found in the state directory. Raises ConfigError where settings contradict one another."""
     site = (config.tls_ca, config.tls_cert, config.tls_key)
     secret = config.secret
-    if secret is None and not any(site) and (config.state_dir / SECRET_FILE).exists():
-        secret = config.state_dir / SECRET_FILE
+    if secret is None and not any(site) and (usual := secret_file(None, config.state_dir)).exists():
+        secret = usual
     if secret is not None and any(site):
         raise ConfigError("--secret and --tls-ca exclude each other: a run's members have one or the other.")
     if any(site) and not all(site):
@@ -37,11 +37,12 @@ def listen_address(config: PeerConfig, protection: Protection) -> str:
     """Where to accept links. Raises ConfigError where strangers could reach it, unless ``--insecure`` accepts that."""
     if config.listen is None:
         return "0.0.0.0:0" if protection else "127.0.0.1:0"
+    usual = secret_file(None, config.state_dir)
     if protection is None and not config.insecure and not is_loopback(split_address(config.listen)[0]):
         raise ConfigError(
             f"--listen {config.listen} would accept links from other machines, and without a secret anybody there is "
-            "a peer. Make a secret with `decad secret new` (or join a run with `decad join`), and start again; or, on "
-            "a network where you trust everybody, give --insecure."
+            f"a peer. Make a secret with `decad secret new`, or copy the run's to {usual}, and start again; or, on a "
+            "network where you trust everybody, give --insecure."
         )
     return config.listen
 
@@ -53,8 +54,8 @@ def half_hidden(config: PeerConfig, listen: str) -> str:
         return ""
     return (
         f"This peer dials {far[0]}, but listens at {listen}, where no other machine can reach it: it mixes with those "
-        "only that it dials itself. To join all of them, get the run's secret (`decad join`), with which it listens "
-        "everywhere."
+        "only that it dials itself. To join all of them, give it the run's secret, and leave out --listen or name an "
+        "address of this machine."
     )
 
 

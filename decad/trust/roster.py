@@ -7,10 +7,12 @@ verdicts on a peer the one with the highest number holds.
 
 from __future__ import annotations
 
-import json
+import fcntl
+import hashlib
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,23 +94,27 @@ class Roster:
 
     def allow(self, peer: str) -> None:
         """This machine's operator allows ``peer``."""
-        self._saved.denied = [kept for kept in self._saved.denied if kept != peer]
-        self._saved.allowed = sorted({*self._saved.allowed, peer})
-        self._write()
+        with self._changing() as saved:
+            saved.denied = [kept for kept in saved.denied if kept != peer]
+            saved.allowed = sorted({*saved.allowed, peer})
 
     def deny(self, peer: str) -> None:
         """This machine's operator denies ``peer``."""
-        self._saved.allowed = [kept for kept in self._saved.allowed if kept != peer]
-        self._saved.denied = sorted({*self._saved.denied, peer})
-        self._write()
+        with self._changing() as saved:
+            saved.allowed = [kept for kept in saved.allowed if kept != peer]
+            saved.denied = sorted({*saved.denied, peer})
 
     def list_only(self, only_listed: bool) -> None:
         """Whether peers take part only if they are allowed by name."""
-        self._saved.only_listed = only_listed
-        self._write()
+        with self._changing() as saved:
+            saved.only_listed = only_listed
 
     def learn(self, verdicts: Iterable[Verdict], admins: frozenset[str]) -> list[Verdict]:
-        """Keep what is new of ``verdicts`` and by one of ``admins``; returns those. The others are passed over."""
+        """Keep what is new of ``verdicts`` and by one of ``admins``; returns those. The others are passed over.
+
+        Raises NotProvedError, and keeps none, if one claims to be an admin's and is not: checking a signature takes
+        time, so whoever passes on false ones is not to go on.
+        """
         kept = {verdict.peer: verdict for verdict in self.verdicts()}
         new: list[Verdict] = []
         for verdict in verdicts:
@@ -117,15 +123,19 @@ class Roster:
                 continue
             if older is None and len(kept) >= MAX_VERDICTS:
                 continue
-            if author_of(verdict) in admins:
+            if hashlib.sha256(verdict.statement.key).hexdigest() in admins:
+                proof.signer_of(verdict.statement, _parts(verdict.peer, verdict.allowed, verdict.number))
                 kept[verdict.peer] = verdict
                 new.append(verdict)
         if new:
-            self._saved.verdicts = [
-                (v.peer, v.allowed, v.number, v.statement.key.hex(), v.statement.signature.hex())
-                for _, v in sorted(kept.items())
-            ]
-            self._write()
+            with self._changing() as saved:
+                # Beside those that another process wrote meanwhile; of two on one peer the higher number holds.
+                others = {saved_as[0]: saved_as for saved_as in saved.verdicts}
+                for v in new:
+                    if v.peer not in others or others[v.peer][2] < v.number:
+                        key, signature = v.statement.key.hex(), v.statement.signature.hex()
+                        others[v.peer] = (v.peer, v.allowed, v.number, key, signature)
+                saved.verdicts = [others[peer] for peer in sorted(others)]
         return new
 
     def refresh(self) -> bool:
@@ -138,6 +148,7 @@ class Roster:
             self._saved = _Saved.model_validate_json(self.path.read_text(encoding="utf-8"))
             if not all(map(_ID.fullmatch, (*self._saved.allowed, *self._saved.denied))):
                 raise ValueError("an id has 64 hex characters")
+            self.verdicts()
         except FileNotFoundError:
             gone, self._stamp, self._saved = self._stamp is not None, None, _Saved()
             return gone
@@ -150,29 +161,27 @@ class Roster:
         self._stamp = stamp
         return True
 
-    def _write(self) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[_Saved]:
+        """What is on the disk, to be changed and written again: the daemon and a command may do so at once."""
         draft = self.path.with_name(f".{self.path.name}")
         try:
             make_directory(self.path.parent)
-            write_file(draft, [json.dumps(self._saved.model_dump(), indent=1).encode()])
-            draft.replace(self.path)
+            with self.path.with_name(f".{self.path.name}.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.refresh()
+                yield self._saved
+                write_file(draft, [self._saved.model_dump_json(indent=1).encode()])
+                draft.replace(self.path)
+                self.refresh()
         except OSError as error:
             raise StateError(f"{self.path} cannot be written: {error.strerror}.") from None
-        self.refresh()
 
 
 def pronounce(admin: Identity, peer: str, allowed: bool) -> Verdict:
     """An admin's verdict on a peer."""
     number = time.time_ns()
     return Verdict(peer, allowed, number, proof.sign(admin, _parts(peer, allowed, number)))
-
-
-def author_of(verdict: Verdict) -> str:
-    """Whose verdict it is, by id; empty when the signature does not hold."""
-    try:
-        return proof.signer_of(verdict.statement, _parts(verdict.peer, verdict.allowed, verdict.number))
-    except proof.NotProvedError:
-        return ""
 
 
 def matching(ids: Iterable[str], prefix: str) -> str:

@@ -45,6 +45,11 @@ class RunSecrets(NamedTuple):
     """Peer ids."""
 
 
+def secret_file(named: Path | None, state_dir: Path) -> Path:
+    """Where the secret is: in the file that the operator named, else in the state directory."""
+    return named or state_dir / SECRET_FILE
+
+
 def new_secret() -> bytes:
     """A random secret."""
     return secrets.token_bytes(SECRET_BYTES)
@@ -77,13 +82,13 @@ def read_secrets(path: Path) -> RunSecrets:
             text = file.read(MAX_FILE_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise ConfigError(
-            f"The run's secret cannot be read from {path}: {error.strerror}. `decad secret new` makes one; the other "
-            "machines get a copy of it, or are let in with `decad invite`."
+            f"The run's secret cannot be read from {path}: {error.strerror}. `decad secret new` makes one, on one "
+            "machine; the others get a copy of its file."
         ) from None
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(
             f"The run's secret in {path} can be read by other users of this machine (mode {stat.S_IMODE(mode):04o}). "
-            f"If nobody did, run chmod 600 {path}; else make a new one with `decad secret rotate`."
+            f"Run chmod 600 {path}; if somebody may have read it, then also `decad secret rotate`."
         )
     lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
     found, admins = [], []

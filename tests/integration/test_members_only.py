@@ -27,8 +27,14 @@ def hand_over(giver: Path, taker: Path) -> None:
     shutil.copy2(giver / "secret", taker / "secret")
 
 
-def alive(daemon: Daemon) -> set[str]:
-    return {neighbour.name for neighbour in daemon.status().neighbours if neighbour.state == "alive"}
+def trio(peers: Fleet) -> tuple[Daemon, Daemon, Daemon]:
+    """a made the secret; all know each other."""
+    have_secret(peers, "a", "b", "c")
+    a = peers.start("a", *HERE)
+    b = peers.start("b", "--peers", a.address, *HERE)
+    c = peers.start("c", "--peers", f"{a.address},{b.address}", *HERE)
+    mixes_with(b, "a", "c")
+    return a, b, c
 
 
 def mixes_with(daemon: Daemon, *names: str) -> None:
@@ -78,11 +84,7 @@ def test_the_secret_changes_while_the_members_train(peers: Fleet) -> None:
 
 
 def test_whom_an_admin_denies_has_to_go_everywhere(peers: Fleet) -> None:
-    have_secret(peers, "a", "b", "c")
-    a = peers.start("a", *HERE)
-    b = peers.start("b", "--peers", a.address, *HERE)
-    c = peers.start("c", "--peers", f"{a.address},{b.address}", *HERE)
-    mixes_with(b, "a", "c")
+    a, b, c = trio(peers)
     target = c.status().peer_id
     said = peers.run("peers", "deny", target[:8], "--state-dir", str(a.state_dir)).out
     assert said == f"Peer {target} is denied, here and at every member that the run's daemons reach.\n"
@@ -99,11 +101,7 @@ def test_whom_an_admin_denies_has_to_go_everywhere(peers: Fleet) -> None:
 
 
 def test_a_member_decides_for_itself_alone(peers: Fleet) -> None:
-    have_secret(peers, "a", "b", "c")
-    a = peers.start("a", *HERE)
-    b = peers.start("b", "--peers", a.address, *HERE)
-    c = peers.start("c", "--peers", f"{a.address},{b.address}", *HERE)
-    mixes_with(a, "b", "c")
+    a, b, c = trio(peers)
     said = peers.run("peers", "deny", a.status().peer_id, "--state-dir", str(c.state_dir)).out
     assert "on this machine. An admin of the run can decide for all." in said
     mixes_with(c, "b")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from support.tiny import make_tiny_llama
 from torch import Tensor
 
 from decad.errors import ConfigError
+from decad.lab.attacks import Kind
 from decad.lab.engine import Laboratory
 from decad.lab.experiment import make_experiment
 from decad.lab.methods import METHODS, method
@@ -138,3 +139,42 @@ class TestFaults:
 def test_what_a_method_does_not_know_is_refused(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         method(name, options)
+
+
+@pytest.mark.parametrize("attack", get_args(Kind))
+def test_the_figures_are_those_of_the_honest_and_an_attack_moves_them(attack: str, folder: Path) -> None:
+    attackers = [] if attack == "none" else ["p0"]
+    settings: dict[str, Any] = {"overlay": "full", "attack": attack, "attackers": attackers}
+    lab, calm = laboratory(folder, **settings), laboratory(folder, overlay="full")
+    for one in (lab, calm):
+        take(one, 12)
+    assert len(lab.evaluate().peers) == 4 - len(attackers)
+    moved = (parameters(lab)[1] - parameters(calm)[1]).norm()
+    assert (moved > 0) == (attack != "none")
+
+
+@pytest.mark.parametrize("attack", ["noise", "flip", "manipulate"])
+def test_clipping_keeps_the_honest_nearer_to_where_they_would_be(attack: str, folder: Path) -> None:
+    def moved(robust: str) -> float:
+        common: dict[str, Any] = {"overlay": "full", "robust": robust}
+        lab = laboratory(folder, attack=attack, attackers=["p0"], **common)
+        calm = laboratory(folder, **common)
+        for one in (lab, calm):
+            take(one, 12)
+        return float((parameters(lab)[1] - parameters(calm)[1]).norm())
+
+    assert moved("clip") < moved("none")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attack": "noise", "attackers": ["nobody"]},
+        {"attack": "noise"},
+        {"attackers": ["p0"]},
+        {"attack": "noise", "attackers": ["p0", "p1", "p2", "p3"]},
+    ],
+)
+def test_attackers_that_make_no_sense_are_refused(settings: dict[str, Any], folder: Path) -> None:
+    with pytest.raises(ConfigError, match="attack"):
+        laboratory(folder, **settings)

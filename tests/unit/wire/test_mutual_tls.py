@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from decad.errors import ConfigError, LinkClosed
-from decad.membership.identity import Identity
+from decad.membership.identity import Identity, key_digest
 from decad.trust import proof
 from decad.trust.authority import Authority
 from decad.trust.credentials import Credentials, SiteFiles
@@ -102,13 +102,13 @@ class Forger(Credentials):
             honest,
             lambda: proof.state_as_server(
                 self._victim,
-                proof.key_digest(x509.load_pem_x509_certificate(relayed).public_key()),
+                key_digest(x509.load_pem_x509_certificate(relayed).public_key()),
                 self._identity.peer_id,
                 nonce,
             ),
         )
 
-    def _forged(self, honest: Statement, relayed: object) -> Statement:
+    def _forged(self, honest: Statement, relayed: Callable[[], Statement]) -> Statement:
         victim_key = self._victim.key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -116,7 +116,7 @@ class Forger(Credentials):
             case "the victim's key over one's own signature":
                 return honest._replace(key=victim_key)
             case "what the victim said to somebody else":
-                return relayed()  # type: ignore[operator,no-any-return]
+                return relayed()
             case "nothing":
                 return Statement(b"", b"")
             case "garbage":
