@@ -91,8 +91,8 @@ class RunSpec(BaseModel):
     """Largest gradient norm over the active block; 0 does not clip."""
     encoding: Encoding = "fp32"
     """How the block travels: fp32, or bf16-delta (changes with error feedback, half the bytes)."""
-    robust: Literal["none", "clip"] = "none"
-    """Against faulty and hostile members: clip bounds how far one neighbour pulls in a step by what others do."""
+    robust: Literal["none", "clip", "median", "trimmed"] = "none"
+    """Against faulty members: clip bounds how far one neighbour pulls; median, trimmed: order statistics of values."""
     overlay: str = "full"
     """full | ring | line | exponential | random:K | edges:NAME-NAME,... with names or id prefixes | edges:@FILE."""
     eval_every: Annotated[int, Field(ge=0)] = 0

@@ -133,7 +133,11 @@ _SETTINGS = (
     ("--warmup", "SHARE", "Part of each phase in which the learning rate rises.  [default: 0.25]"),
     ("--moments", "RULE", "rowwise, gossip, signal or none.  [default: rowwise]"),
     ("--encoding", "KIND", "fp32 or bf16-delta (half the bytes).  [default: fp32]"),
-    ("--robust", "RULE", "none, or clip: bound how far one neighbour can pull in a step.  [default: none]"),
+    (
+        "--robust",
+        "RULE",
+        "none, clip, median or trimmed: what is done against neighbours that are far off.  [default: none]",
+    ),
     ("--weight-decay", "RATE", "Decoupled weight decay.  [default: 0]"),
     ("--clip", "NORM", "Largest gradient norm of the block; 0 does not clip.  [default: 0]"),
     ("--beta1", "DECAY", "Of the first moment.  [default: 0.9]"),

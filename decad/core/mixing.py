@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decad.core.clipping import StepClipping
 from decad.core.pieces import pieces
+from decad.core.robust import Collected
 from decad.core.section import Section
 from decad.errors import InternalError
 
@@ -32,13 +33,15 @@ class Mixer:
         self,
         accumulators: Mapping[Section, Tensor],
         chunk_elements: int,
-        clipping: StepClipping | None = None,
-        public: Mapping[Section, Tensor] | None = None,
+        public: Mapping[Section, Tensor],
+        robust: StepClipping | Collected | None = None,
     ) -> None:
-        """``clipping`` needs ``public``, this peer's own values as its neighbours decode them."""
+        """``public``: this peer's own values as its neighbours decode them (`Encoder.public`)."""
         self._accumulators = accumulators
         self._chunk_elements = chunk_elements
-        self.clipping, self._public = clipping, public
+        self._public = public
+        self.clipping = robust if isinstance(robust, StepClipping) else None
+        self._collected = robust if isinstance(robust, Collected) else None
         self._weights: defaultdict[tuple[Section, int], float] = defaultdict(float)
         self._heard: set[tuple[str, Section, int]] = set()
 
@@ -57,30 +60,39 @@ class Mixer:
         self._heard.add((neighbour, section, chunk))
         if scale == 0:
             return
-        accumulator = self._accumulators[section]
-        start = chunk * self._chunk_elements
-        piece = accumulator[start : start + self._chunk_elements]
+        here = slice(chunk * self._chunk_elements, (chunk + 1) * self._chunk_elements)
+        piece, own = self._accumulators[section][here], self._public[section][here]
+        self._weights[section, chunk] += weight
+        if self._collected is not None:
+            self._collected.add(section, chunk, values, scale)
+            return
         share = 1.0
-        if self.clipping is not None and self._public is not None:
-            own = self._public[section][start : start + self._chunk_elements]
+        if self.clipping is not None:
             share = self.clipping.share(neighbour, section, chunk, values, own.float(), scale)
             if share < 1:
                 piece.add_(own.to(piece.device), alpha=weight * (1 - share))
         piece.add_(values.to(piece.device), alpha=weight * scale * share)
-        self._weights[section, chunk] += weight
 
-    def finish(self, public: Mapping[Section, Tensor]) -> dict[Section, Tensor]:
-        """The discrepancies d, one vector a section, in place of the accumulators; 0 where nobody was heard.
-
-        ``public``: this peer's own values as its neighbours decode them (`Encoder.public`).
-        """
+    def finish(self) -> dict[Section, Tensor]:
+        """The discrepancies d, one vector a section, in place of the accumulators; 0 where nobody was heard."""
         if self.clipping is not None:
             self.clipping.finish()
         for section, accumulator in self._accumulators.items():
             for chunk, piece in enumerate(pieces(accumulator.numel(), self._chunk_elements)):
-                if weight := self._weights.get((section, chunk)):
-                    accumulator[piece].sub_(public[section][piece], alpha=weight)
+                if not (weight := self._weights.get((section, chunk))):
+                    continue
+                own = self._public[section][piece]
+                if self._collected is not None:
+                    accumulator[piece].copy_(self._collected.discrepancy(section, chunk, own.float()))
+                else:
+                    accumulator[piece].sub_(own, alpha=weight)
         return dict(self._accumulators)
+
+    def take_back(self) -> None:
+        """Nobody was heard, whatever was added so far: the discrepancies will be 0."""
+        self._weights.clear()
+        for accumulator in self._accumulators.values():
+            accumulator.zero_()
 
 
 def moment_scale(section: Section, a1: float, a2: float, mine: int, theirs: int) -> float:

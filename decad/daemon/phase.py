@@ -13,13 +13,15 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block
-from decad.core.clipping import Clipping, absurd_beyond
+from decad.core.clipping import Clipping, StepClipping, absurd_beyond
 from decad.core.coding import decoder, encoder
 from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import MomentRule, default_b1, moment_rule
+from decad.core.robust import Collected
 from decad.core.schedule import learning_rate
 from decad.core.section import Section
+from decad.core.spoiling import moved_apart
 from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
 from decad.errors import DivergedError
@@ -34,7 +36,7 @@ class TrainingRule:
     def __init__(self, spec: RunSpec) -> None:
         self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
-        self.clips = spec.robust == "clip"
+        self.robust, self.inner_steps = spec.robust, spec.inner_steps
         self.moments: MomentRule = moment_rule(spec.moments)
         self.constants = AdamConstants(
             a1=spec.beta1,
@@ -89,10 +91,18 @@ class ActiveBlock:
             new_decoder=partial(decoder, rule.encoding, sizes, beyond),
             beyond=beyond,
             scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
-            clipping=lambda step, neighbours: (
-                clipping.step(block.index, rule.rate(step), neighbours) if clipping and rule.clips else None
-            ),
+            robust=partial(self._robust, clipping or Clipping()),
+            moved_apart=lambda step: moved_apart(rule.rate(step), rule.inner_steps),
         )
+
+    def _robust(self, clipping: Clipping, step: int, neighbours: int) -> StepClipping | Collected | None:
+        match self._rule.robust:
+            case "clip":
+                return clipping.step(self.block.index, self._rule.rate(step), neighbours)
+            case "none":
+                return None
+            case rule:
+                return Collected(rule)
 
     def local_step(self, gradient: Tensor, step: int) -> None:
         """Local Adam step; the model sees it after `finish_step`, or its own `sync`.
@@ -116,7 +126,7 @@ class ActiveBlock:
 
     def finish_step(self, mixer: Mixer, step: int) -> None:
         """Add the discrepancies, apply the moment rule and let the model see the result."""
-        d = self._staging.to_device(mixer.finish(self.coding.encoder.public))
+        d = self._staging.to_device(mixer.finish())
         self.theta.add_(d[Section.BLOCK])
         self._rule.moments.apply(self.block, self.state, d, self._rule.rate(step), self._rule.constants)
         self._model.sync()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -13,12 +13,11 @@ from decad.core.clipping import StepClipping
 from decad.core.coding import NO_BOUND, Decoder, Encoder
 from decad.core.layout import Piece
 from decad.core.mixing import Mixer
+from decad.core.robust import Collected
 from decad.core.round import Accumulate, Action, Proceed, Round
 from decad.core.section import Section
+from decad.core.spoiling import Distances
 from decad.errors import InternalError
-
-DISTANCE_STRIDE = 16
-"""The distance between our block and a neighbour's is measured on every 16th value: a status figure, not worth more."""
 
 
 class Coding(NamedTuple):
@@ -32,13 +31,15 @@ class Coding(NamedTuple):
     """Section, my updates, theirs -> factor on their values (bias correction of moments)."""
     beyond: Mapping[Section, float] = NO_BOUND
     """By section, the value that nobody's may exceed: what is larger is refused on arrival."""
-    clipping: Callable[[int, int], StepClipping | None] = lambda step, neighbours: None
+    robust: Callable[[int, int], StepClipping | Collected | None] = lambda step, neighbours: None
     """Of a step that is mixed with so many neighbours."""
+    moved_apart: Callable[[int], float] = lambda step: math.inf
+    """By step, how far one value can be apart at two peers by this phase's training."""
 
     def mixer(self, accumulators: Mapping[Section, Tensor], step: int, neighbours: int) -> Mixer:
         """For one step; ``accumulators``: zeroed fp32 host tensors."""
-        clipping = self.clipping(step, neighbours)
-        return Mixer(accumulators, self.encoder.chunk_elements, clipping, self.encoder.public)
+        robust = self.robust(step, neighbours)
+        return Mixer(accumulators, self.encoder.chunk_elements, self.encoder.public, robust)
 
 
 class _Held(NamedTuple):
@@ -76,8 +77,7 @@ class StepExchange:
         self._mixer: Mixer | None = None
         self._updates = 0
         self._held: dict[tuple[str, int], _Held] = {}
-        self._apart: defaultdict[str, float] = defaultdict(float)
-        self._norm: defaultdict[str, float] = defaultdict(float)
+        self._distances = Distances()
 
     def half_ready(self, mixer: Mixer, updates: int, deadline: float) -> None:
         """My half-step is done, the phase's ``updates``-th of mine; mix until ``deadline`` at most."""
@@ -121,8 +121,14 @@ class StepExchange:
 
     def distance(self, name: str) -> float:
         """Between this neighbour's block and ours, relative to ours; -1 if nothing of it was mixed."""
-        norm = self._norm[name]
-        return float((self._apart[name] / norm) ** 0.5) if norm > 0 else -1.0
+        return self._distances.relative(name)
+
+    def spoilers(self) -> list[str]:
+        """Those who would have spoilt our block; if there are any, the step's mixing is taken back."""
+        found = self._distances.spoilers(self._coding.moved_apart(self.number))
+        if found and self._mixer is not None:
+            self._mixer.take_back()
+        return found
 
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
@@ -139,6 +145,5 @@ class StepExchange:
         scale = self._coding.scale(piece.section, self._updates, updates)
         self._mixer.add(name, piece.section, piece.chunk, action.weight, values, scale)
         if piece.section is Section.BLOCK:
-            ours = self._coding.encoder.public[Section.BLOCK][piece.start : piece.stop : DISTANCE_STRIDE]
-            self._apart[name] += float((values[::DISTANCE_STRIDE] - ours).square_().sum())
-            self._norm[name] += float(ours.square().sum())
+            ours = self._coding.encoder.public[Section.BLOCK][piece.start : piece.stop]
+            self._distances.add(name, values, ours)

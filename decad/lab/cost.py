@@ -22,7 +22,6 @@ from torch import Tensor
 
 from decad.config import RunSpec
 from decad.core.batch import Batch
-from decad.core.mixing import Mixer
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.errors import OperatorError
 from decad.lab.methods.dec_lora import DecLora
@@ -233,7 +232,7 @@ class Decad:
 
             def step(batch: Batch, active: ActiveBlock = active) -> None:
                 _, gradient = self._model.gradient(batch)
-                mixer = Mixer(active.half_step(gradient, 0), active.coding.encoder.chunk_elements)
+                mixer = active.coding.mixer(active.half_step(gradient, 0), 0, 0)
                 active.finish_step(mixer, 0)
 
             yield step

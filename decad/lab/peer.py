@@ -14,6 +14,7 @@ from decad.core.layout import cut
 from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
 from decad.core.section import Section
+from decad.core.spoiling import Distances
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.data.position import DataPosition
 from decad.lab.attacks import Attack
@@ -45,8 +46,10 @@ class LabPeer:
         self.data, self._batch_size = learner.data, learner.batch_size
         self._position = DataPosition()
         self._rule, self._schedule = rule, schedule
-        self._gradient: Tensor | None = None
         self._mixer: Mixer | None = None
+        self._distances = Distances()
+        self._shut_out: set[str] = set()
+        """Whose blocks would have spoilt one's own."""
 
     @property
     def began(self) -> Tensor:
@@ -100,6 +103,8 @@ class LabPeer:
         with self._timed():
             mine, theirs = self._block(), other._block()
             assert self._mixer is not None
+            if other.id in self._shut_out:
+                return
             if told is not None and float(told.abs().max()) > mine.coding.beyond.get(Section.BLOCK, math.inf):
                 return  # refused on arrival
             for section, chunk, start, stop in cut(mine.coding.sizes, mine.coding.encoder.chunk_elements):
@@ -107,12 +112,18 @@ class LabPeer:
                 values = theirs.coding.encoder.public[section][start:stop].float()
                 if told is not None and section is Section.BLOCK:
                     values = told[start:stop]
+                if section is Section.BLOCK:
+                    self._distances.add(other.id, values, self.tell(section)[start:stop])
                 self._mixer.add(other.id, section, chunk, weight, values, scale)
 
     def mix(self, step: int) -> None:
         """Finish the step."""
         with self._timed():
             assert self._mixer is not None
+            if spoilers := self._distances.spoilers(self._block().coding.moved_apart(step)):
+                self._mixer.take_back()
+                self._shut_out.update(spoilers)
+            self._distances = Distances()
             self._block().finish_step(self._mixer, step)
             self._mixer = None
 

@@ -23,7 +23,6 @@ import torch
 
 from decad.config import RunSpec
 from decad.core.batch import Batch
-from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
 from decad.daemon.compute import ComputeThread
 from decad.daemon.phase import TrainingRule
@@ -69,7 +68,7 @@ class Phases:
         for step in range(self._inner_steps):
             _, gradient = await self._compute.run(self._model.gradient, self.batch)
             accumulators = await self._compute.run(active.half_step, gradient, step)
-            mixer = Mixer(accumulators, active.coding.encoder.chunk_elements)
+            mixer = active.coding.mixer(accumulators, step, 0)
             await self._compute.run(active.finish_step, mixer, step)
         await self._replica.leave()
         seconds = time.perf_counter() - begun

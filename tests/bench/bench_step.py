@@ -167,10 +167,10 @@ class BlockStep:
     @staticmethod
     def _exchange(master: Tensor, gradient: Tensor) -> None:
         """Mix with one neighbour; the gradient's buffer is the accumulator."""
-        mixer = Mixer({Section.BLOCK: gradient.zero_()}, CHUNK)
+        mixer = Mixer({Section.BLOCK: gradient.zero_()}, CHUNK, {Section.BLOCK: master})
         for index, piece in enumerate(torch.split(master, CHUNK)):
             mixer.add("neighbour", Section.BLOCK, index, 0.5, piece.clone())
-        master.add_(mixer.finish({Section.BLOCK: master})[Section.BLOCK])
+        master.add_(mixer.finish()[Section.BLOCK])
 
 
 class FullStep:

@@ -49,9 +49,9 @@ def recursion(eigenvalue: float) -> Tensor:
         ]
         for theta, state in zip(thetas, states, strict=True):
             local_step(theta, torch.zeros(1), state, constants, lr=1.0)
-        mixer = Mixer({Section.BLOCK: torch.zeros(1)}, 1)
+        mixer = Mixer({Section.BLOCK: torch.zeros(1)}, 1, {Section.BLOCK: thetas[0]})
         mixer.add("other", Section.BLOCK, 0, eigenvalue / 2, thetas[1])
-        d = mixer.finish({Section.BLOCK: thetas[0]})
+        d = mixer.finish()
         moment_rule("signal").apply(one_block((1,)), states[0], d, 1.0, constants)
         columns.append([float(thetas[0] + d[Section.BLOCK]), states[0].m.item()])
     return torch.tensor(columns, dtype=torch.float64).T
@@ -86,9 +86,9 @@ def test_mixing_keeps_the_network_average(overlay: str, encoding: str) -> None:
 
 def test_a_missing_neighbour_contributes_nothing() -> None:
     """docs/theory.md, "Mixing": "A neighbour that was late or lost adds nothing to d"; the rest keep their weights."""
-    mixer = Mixer({Section.BLOCK: torch.zeros(1)}, 1)
+    mixer = Mixer({Section.BLOCK: torch.zeros(1)}, 1, {Section.BLOCK: torch.zeros(1)})
     mixer.add("heard", Section.BLOCK, 0, 1 / 3, torch.tensor([3.0]))
-    assert mixer.finish({Section.BLOCK: torch.zeros(1)})[Section.BLOCK].item() == pytest.approx(1.0)
+    assert mixer.finish()[Section.BLOCK].item() == pytest.approx(1.0)
 
 
 def test_metropolis_weights() -> None:

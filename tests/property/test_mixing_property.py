@@ -47,13 +47,13 @@ def test_a_link_that_is_cut_for_both_ends_keeps_the_average(
     cut = data.draw(st.sets(st.tuples(st.sampled_from(edges), st.integers(0, 2))))
     drift = torch.zeros(5)
     for i in ids:
-        mixer = Mixer({Section.BLOCK: torch.zeros(5)}, 2)
+        mixer = Mixer({Section.BLOCK: torch.zeros(5)}, 2, {Section.BLOCK: values[i]})
         for j in sorted(near[i]):
             for chunk in range(3):
                 if ((min(i, j), max(i, j)), chunk) not in cut:
                     weight = edge_weight(overlay, len(near[i]), len(near[j]))
                     mixer.add(j, Section.BLOCK, chunk, weight, values[j][2 * chunk : 2 * chunk + 2])
-        drift += mixer.finish({Section.BLOCK: values[i]})[Section.BLOCK]
+        drift += mixer.finish()[Section.BLOCK]
     assert float(drift.abs().max()) < 1e-5
 
 

@@ -81,13 +81,14 @@ class ExactPeers:
         drifts: dict[Section, list[Tensor]] = {section: [] for section in values}
         for i, near in enumerate(self.edges):
             own = {section: value[i] for section, value in values.items()}
-            mixer = Mixer({section: torch.zeros_like(v) for section, v in own.items()}, self.thetas.shape[1])
+            zeros = {section: torch.zeros_like(v) for section, v in own.items()}
+            mixer = Mixer(zeros, self.thetas.shape[1], own)
             for j in near:
                 if (j, i) not in lost:
                     weight = edge_weight(self.overlay, len(near), len(self.edges[j]))
                     for section, value in values.items():
                         mixer.add(str(j), section, 0, weight, value[j])
-            for section, d in mixer.finish(own).items():
+            for section, d in mixer.finish().items():
                 drifts[section].append(d)
         self.rule.apply(
             self.block, self.state, {s: torch.cat(d) for s, d in drifts.items()}, lr, self.constants

@@ -93,7 +93,7 @@ class Node:
         return proceed
 
     def finish(self, mixer: Mixer) -> None:
-        self.d = mixer.finish(self.coding.encoder.public)
+        self.d = mixer.finish()
         self.rule.apply(self.block, self.state, self.d, LR, self.constants)
         self.theta.add_(self.d[Section.BLOCK])
 

@@ -180,8 +180,8 @@ class WatchedMixer(Mixer):
         self._ledger.contribution(self._entry, neighbour, section, chunk * self._size, weight, values)
         super().add(neighbour, section, chunk, weight, values, scale)
 
-    def finish(self, public: Mapping[Section, Tensor]) -> dict[Section, Tensor]:
-        d = super().finish(public)
+    def finish(self) -> dict[Section, Tensor]:
+        d = super().finish()
         self._ledger.close(self._entry, d)
         return d
 

@@ -73,7 +73,8 @@ class Peers:
             source.encode({Section.BLOCK: theta} | self.rule.outgoing(self.block, state))
         drifts = []
         for i, near in enumerate(self.edges):
-            mixer = Mixer({s: torch.zeros(n) for s, n in self.sizes.items()}, self.encoders[i].chunk_elements)
+            zeros = {s: torch.zeros(n) for s, n in self.sizes.items()}
+            mixer = Mixer(zeros, self.encoders[i].chunk_elements, self.encoders[i].public)
             for j in near:
                 weight = edge_weight(self.overlay, len(near), len(self.edges[j]))
                 source, sink = self.encoders[j], self.decoders[i, j]
@@ -84,7 +85,7 @@ class Peers:
                     scale = moment_scale(section, c.a1, c.a2, self.states[i].updates, self.states[j].updates)
                     mixer.add(str(j), section, chunk, weight, values, scale)
                 sink.end()
-            drifts.append(mixer.finish(self.encoders[i].public))
+            drifts.append(mixer.finish())
         for theta, state, d in zip(self.thetas, self.states, drifts, strict=True):
             self.rule.apply(self.block, state, d, lr, c)
             theta.add_(d[Section.BLOCK])

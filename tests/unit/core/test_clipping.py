@@ -17,10 +17,10 @@ OWN = torch.ones(N)
 
 def mixed(clipping: Clipping, others: dict[str, torch.Tensor]) -> torch.Tensor:
     public = {Section.BLOCK: OWN}
-    mixer = Mixer({Section.BLOCK: torch.zeros(N)}, N, clipping.step(0, RATE, len(others)), public)
+    mixer = Mixer({Section.BLOCK: torch.zeros(N)}, N, public, clipping.step(0, RATE, len(others)))
     for name, values in others.items():
         mixer.add(name, Section.BLOCK, 0, 0.25, values)
-    return mixer.finish(public)[Section.BLOCK]
+    return mixer.finish()[Section.BLOCK]
 
 
 def test_what_an_adam_step_can_do_is_taken_whole() -> None:

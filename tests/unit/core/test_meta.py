@@ -91,12 +91,12 @@ def test_a_moment_rule_needs_pieces_only(block: Block, name: str) -> None:
 
 def test_mixing_allocates_nothing(block: Block) -> None:
     size = CHUNK_ELEMENTS["fp32"]
-    mixer = Mixer({Section.BLOCK: vector(block.numel)}, size)
-    values, public = vector(size), vector(block.numel)
+    mixer = Mixer({Section.BLOCK: vector(block.numel)}, size, {Section.BLOCK: vector(block.numel)})
+    values = vector(size)
 
     def run() -> None:
         mixer.add("a", Section.BLOCK, 0, 0.5, values)
-        mixer.finish({Section.BLOCK: public})
+        mixer.finish()
 
     assert largest_allocation(run) == 0
 
