@@ -17,13 +17,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from decad.core.constants import ADAM_STEP
 from decad.core.section import Section
 
 TIMES_USUAL = 4.0
 """How much further than usual is still taken whole."""
-ADAM_STEP = 3.2
-"""Largest change of one value by one Adam step, in learning rates: (1 - a1) / sqrt(1 - a2) at the usual constants
-(Kingma and Ba, arXiv 1412.6980, section 2.1)."""
 
 
 class Clipping:

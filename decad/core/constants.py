@@ -9,6 +9,10 @@ MAX_STEP = 2**53
 MAX_LEARNT = 1024
 """Addresses of peers that are kept though the operator did not give them: others can name any number."""
 
+ADAM_STEP = 3.2
+"""Largest change of one value by one Adam step, in learning rates: (1 - a1) / sqrt(1 - a2) at the usual constants
+(Kingma and Ba, arXiv 1412.6980, section 2.1)."""
+
 
 @dataclass(frozen=True)
 class AdamConstants:

@@ -44,7 +44,9 @@ class Proceed(NamedTuple):
     missing: tuple[str, ...]
     """Neighbours whose block is not mixed, or only in part."""
     unheard: tuple[str, ...]
-    """Those of them whose message had not even begun."""
+    """Those of them whose message had not even begun, and that are waited for."""
+    late: tuple[str, ...] = ()
+    """Those whose deadline passed before they had sent and taken everything."""
 
 
 Action = Accumulate | Proceed
@@ -60,13 +62,15 @@ class _Peer:
     sent: bool = False
     out: bool = False
     slow: bool = False
+    tardy: bool = False
+    late: bool = False
 
 
 class Round:
     """The exchange of one step with the neighbours that the overlay gives at its start.
 
     ``weight``: my degree and theirs -> mixing weight of the edge. ``chunks``: of one whole message. ``slow``: those
-    of the neighbours that are not waited for until their message begins.
+    of the neighbours that are not waited for until their message begins; ``tardy``: those never waited for.
     """
 
     def __init__(
@@ -75,8 +79,9 @@ class Round:
         chunks: int,
         weight: Callable[[int, int], float],
         slow: Collection[str] = (),
+        tardy: Collection[str] = (),
     ) -> None:
-        self._peers = {peer: _Peer(slow=peer in slow) for peer in sorted(neighbours)}
+        self._peers = {peer: _Peer(slow=peer in slow, tardy=peer in tardy) for peer in sorted(neighbours)}
         self._chunks = chunks
         self._weight = weight
         self._deadline: float | None = None
@@ -150,12 +155,12 @@ class Round:
             return []
         for peer in self._peers.values():
             if not self._done(peer):
-                peer.out = True
+                peer.out = peer.late = True
         return self._release(Reason.DEADLINE)
 
     def _done(self, peer: _Peer) -> bool:
         unheard = peer.slow and peer.weight is None
-        return peer.out or (peer.sent and (unheard or peer.received == self._chunks))
+        return peer.out or peer.tardy or (peer.sent and (unheard or peer.received == self._chunks))
 
     def _release(self, reason: Reason = Reason.LOST) -> list[Action]:
         if self._deadline is None or self._over:
@@ -173,12 +178,13 @@ class Round:
         if over:
             self._over = True
             missing = tuple(n for n, p in self._peers.items() if p.received < self._chunks)
-            unheard = tuple(n for n, p in self._peers.items() if p.weight is None)
+            unheard = tuple(n for n, p in self._peers.items() if p.weight is None and not p.tardy)
+            late = tuple(n for n, p in self._peers.items() if p.late)
             if not self._peers:
                 reason = Reason.ALONE
             elif not missing and reason is not Reason.DEADLINE:
                 reason = Reason.COMPLETE
-            elif reason is Reason.LOST and all(self._peers[name].slow for name in missing):
+            elif reason is Reason.LOST and all(self._peers[n].slow or self._peers[n].tardy for n in missing):
                 reason = Reason.SLOW
-            actions.append(Proceed(reason, missing, unheard))
+            actions.append(Proceed(reason, missing, unheard, late))
         return actions

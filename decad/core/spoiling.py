@@ -1,33 +1,38 @@
 """Whose block would spoil mine: it is further from mine than mine from zero, and than training can have moved us apart.
 
 One Adam step moves a value by at most `ADAM_STEP` learning rates, and mixing moves nobody out of the hull of what
-honest peers have. So two that were together when the phase began are apart by at most what both can have moved since,
+honest peers have. So two that were near each other are apart by at most what both can have moved since,
 
-    ||public_j - public_i||  <=  2 * ADAM_STEP * rate * steps * sqrt(n)
+    ||public_j - public_i||  <=  2 * ADAM_STEP * lr * steps * sqrt(n)
 
-and two that were not differ by what fine-tuning has changed, which is little beside the model itself. A block that is
-out of all proportion is somebody's fault, or meant: the step's mixing is taken back, and its sender named.
+with the steps of this block since then, or since the run began. A block that is further away, and further than mine is
+from zero, is somebody's fault or meant: the step's mixing is taken back, and its sender named. So two halves of a
+network that was split for long still come together; the price is that a stranger who comes late is judged less
+strictly, and then bounded by `decad.core.clipping` alone.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections import defaultdict
+from collections.abc import Callable
 
 from torch import Tensor
 
-from decad.core.clipping import ADAM_STEP
+from decad.core.constants import ADAM_STEP
 
 STRIDE = 16
-"""The distance is measured on every 16th value, from a place drawn anew for each step that nobody can foresee."""
+"""The distance is measured on every 16th value, from a place that others had better not foresee."""
+MET_KEPT = 65_536
+"""Neighbours times blocks that are remembered."""
 
 
 class Distances:
     """Between each neighbour's block and mine in one step, as its chunks come."""
 
-    def __init__(self) -> None:
-        self._first = random.SystemRandom().randrange(STRIDE)
+    def __init__(self, first: int = 0) -> None:
+        """``first``: the place, below `STRIDE`."""
+        self._first = first
         self._apart: defaultdict[str, float] = defaultdict(float)
         self._own: defaultdict[str, float] = defaultdict(float)
         self._seen: defaultdict[str, int] = defaultdict(int)
@@ -39,20 +44,49 @@ class Distances:
         self._own[neighbour] += float(mine.square().sum())
         self._seen[neighbour] += mine.numel()
 
+    @property
+    def heard(self) -> tuple[str, ...]:
+        """Those of whom something came."""
+        return tuple(self._seen)
+
     def relative(self, neighbour: str) -> float:
         """To the length of mine; -1 if nothing of it was heard."""
         own = self._own[neighbour]
         return math.sqrt(self._apart[neighbour] / own) if own > 0 else -1.0
 
-    def spoilers(self, moved: float) -> list[str]:
-        """The neighbours whose blocks are out of all proportion, by id; ``moved``: see `moved_apart`."""
+    def spoilers(self, apart: Callable[[str], float]) -> list[str]:
+        """The neighbours whose blocks are out of all proportion, by id.
+
+        ``apart``: how far one value of a neighbour's can be from mine by training.
+        """
         return sorted(
             name
             for name, seen in self._seen.items()
-            if self._apart[name] > max(self._own[name], seen * moved**2)
+            if self._apart[name] > max(self._own[name], seen * apart(name) ** 2)
         )
 
 
-def moved_apart(rate: float, steps: int) -> float:
-    """How far one value can be apart at two peers by ``steps`` of training at learning rate ``rate``."""
-    return 2 * ADAM_STEP * rate * steps
+class Acquaintance:
+    """Up to which step of each block each neighbour was in proportion, also of those that left."""
+
+    def __init__(self) -> None:
+        self._near: dict[tuple[str, int], int] = {}
+
+    def judge(self, distances: Distances, block: int, trained: int, reach: float) -> list[str]:
+        """The spoilers of one step, after ``trained`` steps of ``block`` in this run; ``reach``: see `reach`."""
+
+        def apart(name: str) -> float:
+            return reach * (trained - self._near.get((name, block), 0))
+
+        found = distances.spoilers(apart)
+        for name in set(distances.heard).difference(found):
+            self._near.pop((name, block), None)  # so that the oldest stand first
+            self._near[name, block] = trained
+        while len(self._near) > MET_KEPT:
+            del self._near[next(iter(self._near))]
+        return found
+
+
+def reach(lr: float) -> float:
+    """How far two peers can come apart in one value by one step of both; ``lr``: the run's highest rate."""
+    return 2 * ADAM_STEP * lr

@@ -9,24 +9,24 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
 from decad.config import RunSpec
-from decad.core.coding import Decoder
 from decad.core.deadline import Pace
 from decad.core.layout import Piece, cut
 from decad.core.mixing import Mixer
 from decad.core.overlay import edge_weight
 from decad.core.round import Proceed, Reason
 from decad.core.section import Section
+from decad.core.spoiling import Acquaintance
 from decad.daemon.meter import Meter
+from decad.daemon.neighbour import IncomingMessage, Neighbour
 from decad.daemon.outbox import Outbox, OutgoingMessage
 from decad.daemon.step import Coding, StepExchange
-from decad.errors import InternalError, ProtocolError
+from decad.errors import InternalError, PoisonError, ProtocolError
 from decad.membership.identity import short_id
 from decad.wire import messages
 from decad.wire.counters import ByteCounter
@@ -34,58 +34,11 @@ from decad.wire.numbers import as_uint32, as_uint64
 from decad.wire.transport import Channel
 
 
-@dataclass
-class _IncomingMessage:
-    """The message that a neighbour is sending now."""
-
-    compute_s: float
-    """What the neighbour says that its half-step took."""
-    step: int
-    updates: int
-    chunks: int
-    came: int = 0
-    decoder: Decoder | None = None
-    """None: of another phase, or a change to what we do not have. Its chunks are dropped."""
-    into: StepExchange | None = None
-    """The step that it is mixed into; None: it is only decoded."""
-
-    @property
-    def whole(self) -> bool:
-        return self.came == self.chunks
-
-
 class _HalfStep(NamedTuple):
     """When my half-step of a step was done, on the loop's clock, and how long it took."""
 
     at: float
     computed: float
-
-
-@dataclass
-class Neighbour:
-    """One link's side of the exchange, and its figures for the status."""
-
-    name: str
-    outbox: Outbox
-    received: ByteCounter
-    sent_meter: Meter
-    received_meter: Meter
-    ask: Callable[[int], None]
-    message: _IncomingMessage | None = None
-    decoder: Decoder | None = None
-    """Of the phase under way; made when its first message comes."""
-    asked: bool = False
-    """We asked for a full message, and none has begun since."""
-    due: int = 0
-    """Steps that counted on this neighbour's block."""
-    late: int = 0
-    """Those of them that went on without all of it."""
-    weight: float = 0.0
-    """With which its block was mixed in the last step."""
-    clipped: float = 0.0
-    """Share of its distance that was not taken in the last step."""
-    distance: float = -1.0
-    """Between its block and ours, relative to ours; -1 until known."""
 
 
 class Exchange:
@@ -97,6 +50,7 @@ class Exchange:
         self.adopt(spec)
         self._sent, self._received = sent, received
         self._neighbours: dict[str, Neighbour] = {}
+        self._met = Acquaintance()
         self._coding: Coding | None = None
         self._pieces: tuple[Piece, ...] = ()
         self._block = -1
@@ -134,7 +88,8 @@ class Exchange:
         self.abandon()
         here = [name for name in neighbours if name in self._neighbours]
         slow = {name for name in here if self.pace.slow(name)}
-        self._step = StepExchange(step, here, slow, self._pieces, self._coding, self._weight)
+        tardy = {name for name in here if self.pace.tardy(name)}
+        self._step = StepExchange(step, here, slow, self._pieces, self._coding, self._weight, tardy)
         self._opened = step
         opening, self._opening = self._opening, asyncio.Event()
         opening.set()
@@ -183,7 +138,8 @@ class Exchange:
             self.abandon()
         if not proceed.unheard:
             # Waiting for a message to begin is somebody else's computation; from then on it is the network.
-            self.pace.stepped(self._block, computed + loop.time() - max(now, step.last_heard))
+            self.pace.stepped(self._block, computed + step.network_part(now, loop.time()))
+        self.pace.counted(step.round.neighbours, proceed.missing, proceed.late)
         for name, peer in self._neighbours.items():
             peer.due += name in step.round.neighbours
             peer.late += name in proceed.missing
@@ -191,6 +147,11 @@ class Exchange:
             peer.clipped = step.clipped(name)
             if (distance := step.distance(name)) >= 0:
                 peer.distance = distance
+        trained = coding.trained(step.number)
+        if spoilers := self._met.judge(step.distances, self._block, trained, coding.reach):
+            mixer.take_back()
+            for name in spoilers:
+                self._spoilt(name, step.number)
         return proceed, mixer
 
     def abandon(self) -> None:
@@ -264,7 +225,7 @@ class Exchange:
             self._lose(peer)
             await self._opening.wait()
         compute_s = header.compute_us / 1e6
-        message = peer.message = _IncomingMessage(compute_s, header.step, header.updates, header.chunks)
+        message = peer.message = IncomingMessage(compute_s, header.step, header.updates, header.chunks)
         if self._coding is None or header.step // self._inner_steps != self._phase:
             return
         if header.updates > self._inner_steps:
@@ -290,8 +251,7 @@ class Exchange:
         message.decoder = peer.decoder
         step = self._step
         if step is not None and step.number == header.step and self._attached(peer):
-            message.into = step if step.round.header(peer.name, header.degree) else None
-            step.last_heard = asyncio.get_running_loop().time()
+            message.into = step if step.begins(peer.name, header.degree) else None
 
     async def _chunk(self, peer: Neighbour, chunk: messages.BlockChunk) -> None:
         message = peer.message
@@ -322,9 +282,19 @@ class Exchange:
         if self._step is not None and self._attached(peer):
             self._step.lost(peer.name)
 
-    def _note_arrival(self, peer: Neighbour, message: _IncomingMessage, mine: _HalfStep) -> None:
+    def _note_arrival(self, peer: Neighbour, message: IncomingMessage, mine: _HalfStep) -> None:
         seconds = asyncio.get_running_loop().time() - mine.at
         self.pace.arrived(peer.name, seconds, message.compute_s / max(mine.computed, 1e-6))
+
+    def _spoilt(self, name: str, step: int) -> None:
+        peer = self._neighbours.get(name)
+        if peer is not None and not peer.fault.done():
+            peer.fault.set_exception(
+                PoisonError(
+                    f"peer {short_id(name)}'s block at step {step} is further from this peer's than this peer's is "
+                    "from zero. What the neighbours sent for that step is not mixed, and the link is closed."
+                )
+            )
 
     def _on_sent(self, name: str, message: OutgoingMessage) -> None:
         if self._step is not None and self._step.number == message.header.step:
@@ -341,5 +311,5 @@ def describe(proceed: Proceed, names: Callable[[str], str]) -> str:
 
 _WHY = {
     Reason.DEADLINE: "did not answer before the deadline",
-    Reason.SLOW: "less than half as fast as this peer, and not waited for",
+    Reason.SLOW: "too slow or late too often, and not waited for",
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from decad.errors import ConfigError, StateError
+from decad.membership.quarantine import Quarantine
 from decad.trust.protection import Protection
 from decad.trust.roster import Roster, Verdict
 from decad.trust.secret import read_secrets
@@ -28,6 +29,7 @@ class Gate:
     ) -> None:
         self._protection, self._domains, self._notice = protection, domains, notice
         self.roster = Roster(state_dir)
+        self._quarantine = Quarantine()
         self._accepted = domains()
         self.changed = asyncio.Event()
         """Set when somebody who was let in may have to go."""
@@ -37,7 +39,19 @@ class Gate:
         """Why a peer may not have a link, as the end of a sentence; empty if it may."""
         if proven is not None and proven.domain not in self._accepted:
             return "its secret is no longer accepted"
-        return self.roster.objection(peer)
+        return self.roster.objection(peer) or self._quarantine.objection(
+            peer, asyncio.get_running_loop().time()
+        )
+
+    def offended(self, peer: str, proven: Proven | None, reason: str) -> str:
+        """A peer broke the protocol or sent poison; returns for how long it is kept away, for people.
+
+        Empty where ids are not proved: there anybody could have an honest peer kept away.
+        """
+        if proven is None:
+            return ""
+        pause = self._quarantine.offended(peer, reason, asyncio.get_running_loop().time())
+        return f"it is kept away for {pause:.0f} s"
 
     def learn(self, verdicts: list[Verdict]) -> list[Verdict]:
         """Take verdicts that a neighbour passed on; returns those that are new, as `Roster.learn`."""

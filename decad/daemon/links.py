@@ -16,7 +16,7 @@ from decad.daemon.fetch import FetchPort, ReadBlock
 from decad.daemon.handshake import Handshake, MyselfError, RefusedError, SecondDaemonError
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import ObservedChannel, Session, SessionListener
-from decad.errors import LinkClosed, MismatchError, PeerError
+from decad.errors import LinkClosed, MismatchError, PeerError, PoisonError, ProtocolError
 from decad.membership.dialplan import DialPlan
 from decad.membership.table import Origin
 from decad.wire.malloc import trim_malloc
@@ -180,7 +180,7 @@ class Links:
             await self._replaced(session)
         except PeerError as error:
             reason = _clause(error)
-            self._context.progress.notice(str(error))
+            self._context.progress.notice(self._blamed(handshake, error))
             await self._last_word(link, reason)
         finally:
             session.fetch.end()
@@ -192,6 +192,16 @@ class Links:
             finally:
                 await link.close()
                 asyncio.get_running_loop().run_in_executor(None, trim_malloc)
+
+    def _blamed(self, handshake: Handshake, error: PeerError) -> str:
+        """What the operator is told of a link that ended by somebody's fault."""
+        peer, words = handshake.peer, _clause(error)
+        if isinstance(error, PoisonError | ProtocolError):
+            if pause := self._context.gate.offended(peer, handshake.link.proven, words):
+                words += f"; {pause}"
+            if self.sessions.keys() <= {peer}:
+                words += ". It was the only neighbour: this peer trains alone until another comes"
+        return f"{self._neighbourhood.label(peer)}: {words}."
 
     async def _replaced(self, session: Session) -> None:
         """A link ended: perhaps because another one to the same peer takes its place, in whose handshake we are."""

@@ -21,7 +21,7 @@ from decad.core.moments import MomentRule, default_b1, moment_rule
 from decad.core.robust import Collected
 from decad.core.schedule import learning_rate
 from decad.core.section import Section
-from decad.core.spoiling import moved_apart
+from decad.core.spoiling import reach
 from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
 from decad.errors import DivergedError
@@ -37,6 +37,7 @@ class TrainingRule:
         self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
         self.robust, self.inner_steps = spec.robust, spec.inner_steps
+        self.reach = reach(spec.lr)
         self.moments: MomentRule = moment_rule(spec.moments)
         self.constants = AdamConstants(
             a1=spec.beta1,
@@ -92,8 +93,13 @@ class ActiveBlock:
             beyond=beyond,
             scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
             robust=partial(self._robust, clipping or Clipping()),
-            moved_apart=lambda step: moved_apart(rule.rate(step), rule.inner_steps),
+            trained=self._trained,
+            reach=rule.reach,
         )
+
+    def _trained(self, step: int) -> int:
+        phase, inner = divmod(step, self._rule.inner_steps)
+        return phase // len(self._model.plan) * self._rule.inner_steps + inner + 1
 
     def _robust(self, clipping: Clipping, step: int, neighbours: int) -> StepClipping | Collected | None:
         match self._rule.robust:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from decad._proto import peer_pb2 as pb
-from decad.daemon.exchange import Exchange, Neighbour
+from decad.daemon.exchange import Exchange
 from decad.daemon.fetch import FetchPort
 from decad.daemon.handshake import Handshake
+from decad.daemon.neighbour import Neighbour
 from decad.errors import LinkClosed, PeerError, ProtocolError
 from decad.membership.suspicion import BEACON_S
 from decad.membership.table import Stage
@@ -96,12 +97,15 @@ class Session:
                     neighbour.outbox.run(self.link.blocks),
                     self._exchange.receive(neighbour, blocks),
                     self.fetch.run(),
+                    asyncio.shield(neighbour.fault),
                 ):
                     group.create_task(self._until_last_words(work))
         except* PeerError as group_error:
             raise first_peer_error(group_error) from None
         finally:
             self._exchange.detach(neighbour)
+            if not neighbour.fault.cancel():
+                neighbour.fault.exception()  # else asyncio complains that nobody looked
             self.ended.set()
 
     def leave(self) -> None:
@@ -137,7 +141,7 @@ class Session:
             for wait in waits:
                 wait.cancel()
 
-    async def _until_last_words(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _until_last_words(self, work: Awaitable[None]) -> None:
         """Run ``work``; if it finds the link closed, hear the control channel out before saying so.
 
         Of three channels that end together any may be seen to end first, and the goodbye is on the control channel.

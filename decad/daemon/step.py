@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from decad.core.mixing import Mixer
 from decad.core.robust import Collected
 from decad.core.round import Accumulate, Action, Proceed, Round
 from decad.core.section import Section
-from decad.core.spoiling import Distances
+from decad.core.spoiling import STRIDE, Distances
 from decad.errors import InternalError
 
 
@@ -33,8 +34,10 @@ class Coding(NamedTuple):
     """By section, the value that nobody's may exceed: what is larger is refused on arrival."""
     robust: Callable[[int, int], StepClipping | Collected | None] = lambda step, neighbours: None
     """Of a step that is mixed with so many neighbours."""
-    moved_apart: Callable[[int], float] = lambda step: math.inf
-    """By step, how far one value can be apart at two peers by this phase's training."""
+    trained: Callable[[int], int] = lambda step: step + 1
+    """How many steps of this block the run has had, with the one of this number."""
+    reach: float = math.inf
+    """How far two peers can come apart in one value by one step of both."""
 
     def mixer(self, accumulators: Mapping[Section, Tensor], step: int, neighbours: int) -> Mixer:
         """For one step; ``accumulators``: zeroed fp32 host tensors."""
@@ -52,7 +55,7 @@ class _Held(NamedTuple):
 class StepExchange:
     """From the moment that messages of a step may come until its block is mixed, or the step given up.
 
-    ``neighbours``: to mix with; ``slow``, ``weight``: see `Round`.
+    ``neighbours``: to mix with; ``slow``, ``weight``, ``tardy``: see `Round`.
     """
 
     def __init__(
@@ -63,21 +66,24 @@ class StepExchange:
         pieces: tuple[Piece, ...],
         coding: Coding,
         weight: Callable[[int, int], float],
+        tardy: Collection[str] = (),
     ) -> None:
         self.number = number
-        self.round = Round(neighbours, len(pieces), weight, slow)
+        self.round = Round(neighbours, len(pieces), weight, slow, tardy)
         self.proceed: asyncio.Future[Proceed] = asyncio.get_running_loop().create_future()
         """Done when nobody is waited for any more."""
         self.mixing = asyncio.Event()
         """Set when mixing may begin, or the step is over."""
         self.over = False
-        self.last_heard = 0.0
-        """When the last neighbour's message of this step began."""
+        self._began: dict[str, float] = {}
+        self._whole: dict[str, float] = {}
+        self._sent: dict[str, float] = {}
+        """When each neighbour's message of this step began and was whole, and when mine went to it, loop's clock."""
         self._pieces, self._coding = pieces, coding
         self._mixer: Mixer | None = None
         self._updates = 0
         self._held: dict[tuple[str, int], _Held] = {}
-        self._distances = Distances()
+        self.distances = Distances(secrets.randbelow(STRIDE))
 
     def half_ready(self, mixer: Mixer, updates: int, deadline: float) -> None:
         """My half-step is done, the phase's ``updates``-th of mine; mix until ``deadline`` at most."""
@@ -85,17 +91,34 @@ class StepExchange:
         self._act(self.round.half_ready(deadline))
         self.mixing.set()
 
+    def begins(self, name: str, degree: int) -> bool:
+        """A neighbour's message of this step begins; returns whether it is to be mixed."""
+        self._began[name] = asyncio.get_running_loop().time()
+        return self.round.header(name, degree)
+
+    def network_part(self, half: float, end: float) -> float:
+        """Seconds that the exchange with the quicker half of those heard took: from ``half``, when my half-step was
+        done, or from their message's beginning, until both messages were whole or the step's ``end``."""
+        took = sorted(
+            max(self._whole.get(name, end), self._sent.get(name, end)) - max(half, began)
+            for name, began in self._began.items()
+        )
+        return max(0.0, took[(len(took) - 1) // 2]) if took else 0.0
+
     async def take(self, name: str, number: int, values: Tensor, updates: int) -> None:
         """A neighbour's chunk came, made for this step; waits while the neighbour is too far ahead of us."""
         if self.round.full(name):
             await self.mixing.wait()
         if not self.over and self.round.wants(name):
             self._held[name, number] = _Held(values, updates)
+            if number == len(self._pieces) - 1:
+                self._whole[name] = asyncio.get_running_loop().time()
             self._act(self.round.chunk(name))
 
     def sent(self, name: str) -> None:
         """My whole message went to this neighbour."""
         if not self.over:
+            self._sent[name] = asyncio.get_running_loop().time()
             self._act(self.round.sent(name))
 
     def lost(self, name: str) -> None:
@@ -121,14 +144,7 @@ class StepExchange:
 
     def distance(self, name: str) -> float:
         """Between this neighbour's block and ours, relative to ours; -1 if nothing of it was mixed."""
-        return self._distances.relative(name)
-
-    def spoilers(self) -> list[str]:
-        """Those who would have spoilt our block; if there are any, the step's mixing is taken back."""
-        found = self._distances.spoilers(self._coding.moved_apart(self.number))
-        if found and self._mixer is not None:
-            self._mixer.take_back()
-        return found
+        return self.distances.relative(name)
 
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
@@ -146,4 +162,4 @@ class StepExchange:
         self._mixer.add(name, piece.section, piece.chunk, action.weight, values, scale)
         if piece.section is Section.BLOCK:
             ours = self._coding.encoder.public[Section.BLOCK][piece.start : piece.stop]
-            self._distances.add(name, values, ours)
+            self.distances.add(name, values, ours)

@@ -1,6 +1,6 @@
 """Members that mean harm, as the robustness literature has them: what they tell others in the place of their block.
 
-noise: their block and as much noise as it is long; scale: a thousand times their block; flip: its negative; manipulate:
+noise: their block and noise twice as long as it; scale: a thousand times their block; flip: its negative; manipulate:
 the victim's block moved against where the honest ones would move it (inner-product manipulation, Xie, Koyejo and Gupta,
 arXiv 1903.03936); frozen: the block as the phase found it; ascent: they train against the gradient, as flipped labels
 do.
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 Kind = Literal["none", "noise", "scale", "flip", "manipulate", "frozen", "ascent"]
+NOISE = 2.0
+"""Length of the noise, in lengths of the block."""
 SCALE = 1000.0
 AGAINST = 10.0
 """How much further than the honest ones' pull the manipulated block pulls, the other way."""
@@ -40,7 +42,7 @@ class Attack:
         match self.kind:
             case "noise":
                 noise = torch.randn(own.shape, generator=self._generator)
-                return torch.add(own, noise * (torch.linalg.vector_norm(own) / own.numel() ** 0.5))
+                return torch.add(own, noise * (NOISE * torch.linalg.vector_norm(own) / own.numel() ** 0.5))
             case "scale":
                 return own * SCALE
             case "flip":

@@ -14,7 +14,7 @@ from decad.core.layout import cut
 from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
 from decad.core.section import Section
-from decad.core.spoiling import Distances
+from decad.core.spoiling import Acquaintance, Distances
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.data.position import DataPosition
 from decad.lab.attacks import Attack
@@ -47,7 +47,7 @@ class LabPeer:
         self._position = DataPosition()
         self._rule, self._schedule = rule, schedule
         self._mixer: Mixer | None = None
-        self._distances = Distances()
+        self._distances, self._met = Distances(), Acquaintance()
         self._shut_out: set[str] = set()
         """Whose blocks would have spoilt one's own."""
 
@@ -120,7 +120,8 @@ class LabPeer:
         """Finish the step."""
         with self._timed():
             assert self._mixer is not None
-            if spoilers := self._distances.spoilers(self._block().coding.moved_apart(step)):
+            block, coding = self._block().block.index, self._block().coding
+            if spoilers := self._met.judge(self._distances, block, coding.trained(step), coding.reach):
                 self._mixer.take_back()
                 self._shut_out.update(spoilers)
             self._distances = Distances()

@@ -17,7 +17,8 @@ from decad.core.mixing import Mixer, moment_scale
 from decad.core.moments import default_b1, moment_rule
 from decad.core.round import Proceed
 from decad.core.section import Section
-from decad.daemon.exchange import Exchange, Neighbour
+from decad.daemon.exchange import Exchange
+from decad.daemon.neighbour import Neighbour
 from decad.daemon.step import Coding
 from decad.errors import LinkClosed, PeerError
 from decad.wire.counters import ByteCounter

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from decad.core.clipping import ADAM_STEP, Clipping, absurd_beyond
+from decad.core.clipping import Clipping, absurd_beyond
 from decad.core.coding import decoder
+from decad.core.constants import ADAM_STEP
 from decad.core.mixing import Mixer
 from decad.core.section import Section
 from decad.errors import PoisonError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from decad.core.deadline import HISTORY, SHORTEST, SLOW, Pace, deadline
+from decad.core.deadline import FIRST_PAUSE, HISTORY, LATE_TIMES, SHORTEST, SLOW, Pace, deadline
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,60 @@ def test_who_was_slow_once_is_waited_for() -> None:
     pace = Pace()
     for slowness in (1.0, 9.0, 1.0):
         pace.arrived("n", 0.0, slowness)
+    assert not pace.slow("n")
+
+
+class TestLateAgainAndAgain:
+    @staticmethod
+    def late(pace: Pace, neighbours: str, late: str, times: int) -> None:
+        for _ in range(times):
+            pace.counted(neighbours, late, late)
+
+    def test_it_is_not_waited_for_for_a_while_and_longer_each_time(self) -> None:
+        pace = Pace()
+        for times in (1, 2):
+            self.late(pace, "ab", "b", LATE_TIMES - 1)
+            assert not pace.tardy("b")
+            self.late(pace, "ab", "b", 1)
+            for _ in range(times * FIRST_PAUSE):
+                assert pace.tardy("b")
+                pace.counted("ab", "", "")
+            assert not pace.tardy("b")
+        assert not pace.tardy("a")
+
+    def test_its_arrivals_do_not_lengthen_the_wait_then(self) -> None:
+        pace = Pace()
+        pace.arrived("a", 0.1, 1.0)
+        pace.arrived("b", 9.0, 1.0)
+        assert pace.deadline(0, computed=1.0) == 2.0
+        self.late(pace, "ab", "b", LATE_TIMES)
+        assert pace.deadline(0, computed=1.0) == pytest.approx(0.6)
+
+    def test_now_and_then_is_no_fault(self) -> None:
+        pace = Pace()
+        for _ in range(20):
+            self.late(pace, "ab", "b", 1)
+            self.late(pace, "ab", "", HISTORY // 2)
+        assert not pace.tardy("b")
+
+    @pytest.mark.parametrize("late", ["ab", "a"])
+    def test_where_most_are_late_it_is_nobodys_fault(self, late: str) -> None:
+        pace = Pace()
+        self.late(pace, late, late, 10)
+        assert not any(map(pace.tardy, "ab"))
+
+    def test_coming_back_does_not_help(self) -> None:
+        pace = Pace()
+        self.late(pace, "ab", "b", LATE_TIMES)
+        pace.forget("b")
+        assert pace.tardy("b")
+
+
+def test_who_brings_nothing_whole_is_not_waited_for_until_it_begins() -> None:
+    pace = Pace()
+    for _ in range(LATE_TIMES):
+        assert not pace.slow("n")
+        pace.counted("n", "n", "n")
+    assert pace.slow("n")
+    pace.arrived("n", 0.0, 1.0)
     assert not pace.slow("n")

@@ -43,10 +43,10 @@ CASES = {
     "one is lost after its header": Case("hb lb ha ca sa", Proceed(Reason.LOST, ("b",), ())),
     "one is lost after its block": Case("hb cb lb ha ca sa", Proceed(Reason.COMPLETE, (), ())),
     "all are lost": Case("la lb", Proceed(Reason.LOST, ("a", "b"), ("a", "b"))),
-    "one is late": Case("ha ca sa hb T", Proceed(Reason.DEADLINE, ("b",), ())),
-    "nobody is heard": Case("T", Proceed(Reason.DEADLINE, ("a", "b"), ("a", "b"))),
-    "one does not take my block": Case("ha hb ca cb sa T", Proceed(Reason.DEADLINE, (), ())),
-    "lost and late": Case("la hb T", Proceed(Reason.DEADLINE, ("a", "b"), ("a",))),
+    "one is late": Case("ha ca sa hb T", Proceed(Reason.DEADLINE, ("b",), (), ("b",))),
+    "nobody is heard": Case("T", Proceed(Reason.DEADLINE, ("a", "b"), ("a", "b"), ("a", "b"))),
+    "one does not take my block": Case("ha hb ca cb sa T", Proceed(Reason.DEADLINE, (), (), ("b",))),
+    "lost and late": Case("la hb T", Proceed(Reason.DEADLINE, ("a", "b"), ("a",), ("b",))),
     "lost twice": Case("la la ha ca hb cb sb", Proceed(Reason.LOST, ("a",), ("a",))),
 }
 
@@ -113,7 +113,7 @@ def test_the_deadline_does_not_count_before_its_time_nor_before_the_half_step() 
     assert round_.tick(1e9) == []
     assert round_.half_ready(10.0) == []
     assert round_.tick(9.9) == []
-    assert round_.tick(10.0) == [Proceed(Reason.DEADLINE, ("a",), ("a",))]
+    assert round_.tick(10.0) == [Proceed(Reason.DEADLINE, ("a",), ("a",), ("a",))]
     assert round_.tick(11.0) == []
 
 
@@ -209,3 +209,13 @@ def test_whom_the_round_waits_for() -> None:
     assert round_.waiting_for() == ("a", "c")
     round_.sent("a")
     assert round_.waiting_for() == ("c",)
+
+
+def test_who_is_late_too_often_is_not_waited_for_but_mixed_as_far_as_it_came() -> None:
+    round_ = Round("ab", 2, half, tardy="b")
+    round_.header("a", 2)
+    round_.header("b", 2)
+    actions = round_.half_ready(10.0) + round_.chunk("b") + round_.chunk("a") + round_.chunk("a")
+    actions += round_.sent("a")
+    assert set(chunks_of(actions)) == {("a", 0), ("a", 1), ("b", 0)}
+    assert actions[-1] == Proceed(Reason.SLOW, ("b",), ())

@@ -1,0 +1,69 @@
+"""A block that is out of all proportion is noticed before it is mixed for good."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from decad.core.mixing import Mixer
+from decad.core.section import Section
+from decad.core.spoiling import STRIDE, Acquaintance, Distances, reach
+
+N = 64 * STRIDE
+
+
+def spoilers(mine: torch.Tensor, theirs: torch.Tensor, moved: float = 0.01) -> list[str]:
+    distances = Distances()
+    for chunk in range(2):
+        half = slice(chunk * N // 2, (chunk + 1) * N // 2)
+        distances.add("n", theirs[half], mine[half])
+    return distances.spoilers(lambda name: moved)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 1000.0, 2.5])
+def test_a_flipped_or_scaled_block_is_one(factor: float) -> None:
+    mine = torch.randn(N)
+    assert spoilers(mine, factor * mine) == ["n"]
+
+
+def test_what_training_can_have_moved_is_none_even_from_zero() -> None:
+    moved = 8 * reach(lr=0.01)
+    assert spoilers(torch.zeros(N), torch.full((N,), 0.99 * moved), moved) == []
+    assert spoilers(torch.zeros(N), torch.full((N,), 1.01 * moved), moved) == ["n"]
+
+
+def test_a_fine_tuned_block_is_none() -> None:
+    mine = torch.randn(N)
+    assert spoilers(mine, mine + 0.5 * torch.randn(N)) == []
+
+
+def test_the_same_block_is_none_even_of_zeros() -> None:
+    assert spoilers(torch.zeros(N), torch.zeros(N), moved=0.0) == []
+
+
+def test_the_distance_is_relative_to_mine() -> None:
+    distances = Distances()
+    assert distances.relative("n") == -1.0
+    distances.add("n", torch.full((N,), 3.0), torch.full((N,), 2.0))
+    assert distances.relative("n") == pytest.approx(0.5)
+
+
+def test_a_step_that_is_taken_back_leaves_my_half_step() -> None:
+    mixer = Mixer({Section.BLOCK: torch.zeros(4)}, 4, {Section.BLOCK: torch.ones(4)})
+    mixer.add("n", Section.BLOCK, 0, 0.5, torch.full((4,), 1e6))
+    mixer.take_back()
+    assert mixer.finish()[Section.BLOCK].tolist() == [0.0] * 4
+
+
+def test_who_was_away_may_be_as_far_as_training_since_then_can_have_moved_both() -> None:
+    met = Acquaintance()
+
+    def judged(distance: float, trained: int) -> list[str]:
+        distances = Distances()
+        distances.add("n", torch.full((N,), distance), torch.zeros(N))
+        return met.judge(distances, block=3, trained=trained, reach=0.1)
+
+    assert judged(0.9, trained=10) == []  # since the run began
+    assert judged(0.9, trained=11) == ["n"]  # it was near one step ago
+    assert judged(0.9, trained=12) == ["n"]  # two
+    assert judged(0.9, trained=20) == []
