@@ -583,18 +583,24 @@ class FetchRequest(google.protobuf.message.Message):
 
     BLOCK_FIELD_NUMBER: builtins.int
     HAVE_FIELD_NUMBER: builtins.int
+    ONLY_FIELD_NUMBER: builtins.int
     block: builtins.int
     @property
     def have(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """SHA-256 of the chunks that the joiner holds already, from a donor that died; by index, empty where it has none."""
+
+    @property
+    def only(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Indices of the chunks that are wanted, to compare two donors' copies; none: all. Receiver: sends no others."""
 
     def __init__(
         self,
         *,
         block: builtins.int = ...,
         have: collections.abc.Iterable[builtins.bytes] | None = ...,
+        only: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["block", b"block", "have", b"have"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block", b"block", "have", b"have", "only", b"only"]) -> None: ...
 
 Global___FetchRequest: typing_extensions.TypeAlias = FetchRequest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -30,7 +30,9 @@ CHUNKS_AHEAD = 4
 FIRST_PATIENCE_S = 120.0
 """A donor that is mixing the block that is asked for copies it afterwards, and a slow network takes its time."""
 PATIENCE_S = 30.0
-"""A donor that has begun and then sends nothing for so long is given up."""
+"""A donor that has begun and then sends nothing for so long is given up, and so is a joiner that takes nothing in."""
+SERVED_AT_ONCE = 4
+"""Copies of blocks that a donor holds for joiners: each is as large as a block, and more joiners wait."""
 
 
 class Donation(NamedTuple):
@@ -44,9 +46,11 @@ class Donation(NamedTuple):
 class PartialBlock:
     """The chunks of a block that have come, perhaps from several donors of whom each failed: fp32 host tensor [n]."""
 
-    def __init__(self, elements: int, came: Callable[[int], None] = lambda size: None) -> None:
-        """``came`` hears the bytes of each chunk that is taken in."""
-        self._came = came
+    def __init__(
+        self, elements: int, came: Callable[[int], None] = lambda size: None, only: Collection[int] = ()
+    ) -> None:
+        """``came`` hears the bytes of each chunk that is taken in; ``only``: the chunks that are wanted; empty: all."""
+        self._came, self.only = came, sorted(only)
         self.values = torch.empty(elements)
         self.digests = [b""] * math.ceil(elements / CHUNK_ELEMENTS)
         """SHA-256 of each chunk that is there."""
@@ -62,6 +66,18 @@ class PartialBlock:
         piece.copy_(messages.as_tensor(payload))
         self.digests[index] = digest
         self._came(payload.nbytes)
+
+    @property
+    def finite(self) -> bool:
+        """Whether what came is numbers."""
+        low, high = zip(
+            *(torch.aminmax(self.chunk(i)) for i, digest in enumerate(self.digests) if digest), strict=True
+        )
+        return all(map(math.isfinite, (*low, *high)))  # of values that are none aminmax is none
+
+    def chunk(self, index: int) -> Tensor:
+        """The values of one chunk that is there, a view."""
+        return self.values[_span(index)]
 
 
 ReadBlock = Callable[[int], Awaitable[Donation]]
@@ -82,7 +98,16 @@ class _Serve(NamedTuple):
 class FetchPort:
     """The fetch channel of one link: serves the other end and asks it, one block at a time each way."""
 
-    def __init__(self, channel: Channel, plan: BlockPlan, read: ReadBlock, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        plan: BlockPlan,
+        read: ReadBlock,
+        traffic: Traffic,
+        places: asyncio.Semaphore | None = None,
+    ) -> None:
+        """``places``: of `SERVED_AT_ONCE`, shared by all links."""
+        self._places = places or asyncio.Semaphore(SERVED_AT_ONCE)
         self._channel = channel
         self._plan = plan
         self._read = read
@@ -114,7 +139,9 @@ class FetchPort:
             self._answer.put_nowait(None)
 
     async def fetch(self, block: int, partial: PartialBlock) -> Donation:
-        """The neighbour's copy of ``block``. Raises PeerError when it cannot give it or gives it damaged.
+        """The neighbour's copy of ``block``, or the chunks of it that ``partial`` wants.
+
+        Raises PeerError when it cannot give it or gives it damaged.
 
         Chunks that ``partial`` has and the neighbour too are not sent; after a failure it has those that came.
         Whatever went wrong but for a donor that declines ends the link: what is still to come of the answer could
@@ -141,7 +168,8 @@ class FetchPort:
         self, block: int, partial: PartialBlock, answer: asyncio.Queue[messages.FetchPart | None]
     ) -> Donation:
         async with _patience(FIRST_PATIENCE_S):
-            await self._outgoing.put(_Ask(pb.FetchRequest(block=block, have=partial.digests)))
+            request = pb.FetchRequest(block=block, have=partial.digests, only=partial.only)
+            await self._outgoing.put(_Ask(request))
             header = await _next(answer)
         if isinstance(header, messages.FetchChunk) or header.WhichOneof("kind") == "request":
             raise ProtocolError("a donor answered a request with something else than a header.")
@@ -154,13 +182,13 @@ class FetchPort:
             raise ProtocolError(f"a donor answered with block {about.block} of {about.elements} values.")
         if len(about.sha256) != len(partial.digests):
             raise ProtocolError(f"a donor announced {len(about.sha256)} chunks of block {block}.")
-        for index in _differing(about.sha256, partial.digests):
+        for index in _wanted(about.sha256, partial.digests, partial.only):
             async with _patience(PATIENCE_S):
                 part = await _next(answer)
             if not isinstance(part, messages.FetchChunk) or part.index != index:
                 raise ProtocolError("a donor sent chunks out of order.")
             partial.put(index, part.payload, about.sha256[index])
-        if not await asyncio.to_thread(_finite, partial.values):
+        if not await asyncio.to_thread(lambda: partial.finite):
             partial.digests = [b""] * len(partial.digests)
             raise PoisonError(f"block {block} holds values that are not finite.")
         return Donation(partial.values, about.step, about.active)
@@ -189,7 +217,16 @@ class FetchPort:
             else:
                 await self._put(pb.FetchMessage(request=job.request).SerializeToString())
 
+    def blame(self, error: PeerError) -> None:
+        """What the neighbour gave turned out to be wrong: the link ends with ``error``."""
+        if not self._ended and not self._fault.done():
+            self._fault.set_exception(error)
+
     async def _serve(self, request: pb.FetchRequest) -> None:
+        async with self._places:
+            await self._serve_now(request)
+
+    async def _serve_now(self, request: pb.FetchRequest) -> None:
         try:
             given = await self._read(request.block)
         except DecadError as error:
@@ -205,11 +242,17 @@ class FetchPort:
             sha256=digests,
         )
         await self._put(pb.FetchMessage(header=header).SerializeToString())
-        for index in _differing(digests, request.have):
+        for index in _wanted(digests, request.have, request.only):
             await self._put(messages.fetch_chunk(index, bytes_of(given.values[_span(index)])))
 
     async def _put(self, message: bytes) -> None:
-        await self._channel.send(message)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._channel.send(message)
+        except TimeoutError:
+            raise ProtocolError(
+                f"a peer takes in nothing of the block that it asked for, for {PATIENCE_S:.0f} s; the link is closed."
+            ) from None
         self._traffic.sent.count_fetch(len(message))
 
 
@@ -222,14 +265,14 @@ def _digests(values: Tensor) -> list[bytes]:
     return [hashlib.sha256(bytes_of(values[_span(index)])).digest() for index in range(chunks)]
 
 
-def _differing(theirs: Sequence[bytes], have: Sequence[bytes]) -> list[int]:
-    """Indices of the donor's chunks that the joiner does not have."""
-    return [i for i, digest in enumerate(theirs) if i >= len(have) or have[i] != digest]
-
-
-def _finite(values: Tensor) -> bool:
-    low, high = torch.aminmax(values)  # no number if any is none
-    return math.isfinite(low) and math.isfinite(high)
+def _wanted(theirs: Sequence[bytes], have: Sequence[bytes], only: Collection[int]) -> list[int]:
+    """Indices of the donor's chunks that the joiner wants and does not have."""
+    chosen = set(only)
+    return [
+        i
+        for i, digest in enumerate(theirs)
+        if (not chosen or i in chosen) and (i >= len(have) or have[i] != digest)
+    ]
 
 
 async def _next(answer: asyncio.Queue[messages.FetchPart | None]) -> messages.FetchPart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
@@ -12,12 +13,13 @@ from decad._proto import peer_pb2 as pb
 from decad.daemon.admission import Admission
 from decad.daemon.context import PeerContext
 from decad.daemon.exchange import Exchange
-from decad.daemon.fetch import FetchPort, ReadBlock
+from decad.daemon.fetch import SERVED_AT_ONCE, FetchPort, ReadBlock
 from decad.daemon.handshake import Handshake, MyselfError, RefusedError, SecondDaemonError
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import ObservedChannel, Session, SessionListener
 from decad.errors import LinkClosed, MismatchError, PeerError, PoisonError, ProtocolError
 from decad.membership.dialplan import DialPlan
+from decad.membership.identity import short_id
 from decad.membership.table import Origin
 from decad.wire.malloc import trim_malloc
 from decad.wire.messages import encode_control
@@ -28,6 +30,10 @@ log = logging.getLogger("decad")
 DIAL_TIMEOUT_S = 5.0
 REPLACED_S = 1.0
 """How long the handshake of a link that takes the place of another may take."""
+MOST_HALF_OPEN = 32
+"""Accepted links whose handshake is not done: beyond it the oldest is hung up on, so that a newcomer gets in."""
+MOST_OF_ONE = 4
+"""Accepted links of one proved identity: both ends dial, and old ones take a moment to end."""
 FAREWELL_S = 1.0
 """How long a last word to a peer may take."""
 
@@ -61,6 +67,11 @@ class Links:
         self.sessions: dict[str, Session] = {}
         """By peer id."""
         self.admission = Admission(context, self.sessions, neighbourhood, self._run_adopted)
+        self._places = asyncio.Semaphore(SERVED_AT_ONCE)
+        self._half_open: dict[Link, None] = {}
+        """Accepted, the oldest first."""
+        self._of: Counter[str] = Counter()
+        """Accepted links by proved identity."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def listen(self, address: str) -> str:
@@ -116,7 +127,16 @@ class Links:
             self._soon(self._last_word(session.link, reason))
 
     async def _accept(self, link: Link) -> None:
+        peer = link.proven.peer if link.proven else ""
+        self._of[peer] += 1
+        self._half_open[link] = None
         try:
+            if peer and self._of[peer] > MOST_OF_ONE:
+                raise RefusedError(f"peer {short_id(peer)} has {MOST_OF_ONE} links here already")
+            if len(self._half_open) > MOST_HALF_OPEN:
+                oldest = next(iter(self._half_open))
+                del self._half_open[oldest]
+                self._close_soon(oldest)
             await self._serve(Handshake(link), "inbound")
         except (LinkClosed, MismatchError):
             pass
@@ -126,6 +146,11 @@ class Links:
             self._context.progress.notice(str(error))
         except Exception as error:
             self._broken(link.address, error)
+        finally:
+            self._half_open.pop(link, None)
+            self._of[peer] -= 1
+            if not self._of[peer]:
+                del self._of[peer]
 
     async def _serve(self, handshake: Handshake, found: Origin) -> None:
         """Handshake and session of one link, until it ends."""
@@ -143,6 +168,7 @@ class Links:
                 return
             raise
         finally:
+            self._half_open.pop(handshake.link, None)
             self._neighbourhood.changed.set()
         self._reached(handshake)
         if self.admission.is_superfluous(handshake):  # they crossed, and both were welcomed
@@ -163,7 +189,7 @@ class Links:
     async def _converse(self, handshake: Handshake, found: Origin) -> None:
         peer, link, traffic = handshake.peer, handshake.link, self._context.traffic
         channel = ObservedChannel(link.fetch, lambda: self._listener.seen(peer))
-        fetch = FetchPort(channel, self._context.plan, self._donate, traffic)
+        fetch = FetchPort(channel, self._context.plan, self._donate, traffic, self._places)
         session = Session(handshake, self._listener, self._exchange, fetch, traffic)
         self._listener.link_up(handshake, found)
         older, self.sessions[peer] = self.sessions.get(peer), session

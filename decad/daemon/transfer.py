@@ -75,11 +75,13 @@ class StateTransfer:
             progress.work += 1
             progress.waiting_for = str(fetching)
 
-        async def take(block: int, donation: Donation) -> None:
+        async def take(block: int, donation: Donation) -> bool:
             nonlocal newer
-            newer += await self._replica.take(block, donation)
+            taken = await self._take(block, donation)
+            newer += taken
             fetching.left -= 1
             await keep()
+            return taken or not self._missing(block)
 
         download = Download(self._plan, came)
         while not self._stopping.is_set():
@@ -128,14 +130,28 @@ class StateTransfer:
 
                 newer = False
 
-                async def take(block: int, donation: Donation) -> None:
+                async def take(block: int, donation: Donation) -> bool:
                     nonlocal newer
-                    newer |= await self._replica.take(block, donation)
+                    taken = await self._take(block, donation)
+                    newer |= taken
                     kept()
+                    return taken or not self._missing(block)
 
                 await Download(self._plan).fetch(donors, missed[: len(donors)][::-1], take)
                 if not newer:
                     await self._neighbourhood.wait_change()
+
+    async def _take(self, block: int, donation: Donation) -> bool:
+        """As `Replica.take`; what is of a step that nobody has come to is not taken."""
+        highest = max(self._neighbourhood.highest_step() or 0, self._progress.step)
+        if donation.step > highest + self._schedule.inner_steps:
+            return False
+        return await self._replica.take(block, donation)
+
+    def _missing(self, block: int) -> bool:
+        """Whether a newer copy of a block is still wanted."""
+        highest = max(self._neighbourhood.highest_step() or 0, self._progress.step)
+        return block in self._replica.missed(highest)
 
     def _in_order_of_use(self) -> list[int]:
         """Blocks of which neighbours have a newer copy, but for the active one."""

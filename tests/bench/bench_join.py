@@ -111,8 +111,8 @@ async def _nothing(index: int) -> Donation:
     raise NotImplementedError
 
 
-async def _take(index: int, donation: Donation) -> None:
-    pass
+async def _take(index: int, donation: Donation) -> bool:
+    return True
 
 
 def run_peer(pipe: Pipe, donates: bool, directory: Path, steps: int) -> None:

@@ -6,19 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import pytest
-import torch
 from support.exchanges import settled
 
 from decad.core.blocks import BlockPlan
 from decad.daemon.download import Download
 from decad.daemon.fetch import Donation, FetchPort, PartialBlock
-from decad.errors import PoisonError
+from decad.errors import PeerError, PoisonError
 
 ELEMENTS = 4
 PLAN = BlockPlan.build([(f"b{i}", [f"w{i}"]) for i in range(30)], {f"w{i}": (ELEMENTS,) for i in range(30)})
 
 
-Take = Callable[[int, Donation], Awaitable[None]]
+Take = Callable[[int, Donation], Awaitable[bool]]
 
 
 async def gather(ports: Mapping[str, FetchPort], blocks: Iterable[int], take: Take) -> list[int]:
@@ -26,9 +25,14 @@ async def gather(ports: Mapping[str, FetchPort], blocks: Iterable[int], take: Ta
 
 
 class Port(FetchPort):
-    """A donor without a link: gives ``good`` blocks, then fails; waits for ``go`` before each answer."""
+    """A donor without a link: gives ``good`` blocks, then fails; waits for ``go`` before each answer.
 
-    def __init__(self, good: int = 1 << 30, go: asyncio.Event | None = None) -> None:
+    Its values are ``off`` from what they should be.
+    """
+
+    def __init__(self, good: int = 1 << 30, go: asyncio.Event | None = None, off: float = 0.0) -> None:
+        self.off = off
+        self.blamed: list[PeerError] = []
         self.asked: list[int] = []
         self.partials: list[PartialBlock] = []
         self._good, self._go = good, go
@@ -41,13 +45,18 @@ class Port(FetchPort):
         await asyncio.sleep(0)
         if len(self.asked) > self._good:
             raise PoisonError("damaged")
-        return Donation(torch.full((ELEMENTS,), float(block)), 7, False)
+        partial.values.fill_(block + 1 + self.off)
+        return Donation(partial.values, 7, False)
+
+    def blame(self, error: PeerError) -> None:
+        self.blamed.append(error)
 
 
 def into(taken: dict[int, Donation]) -> Take:
-    async def take(block: int, donation: Donation) -> None:
+    async def take(block: int, donation: Donation) -> bool:
         assert block not in taken
         taken[block] = donation
+        return True
 
     return take
 
@@ -103,3 +112,45 @@ async def test_what_came_before_all_donors_failed_is_offered_to_the_next() -> No
     assert await download.fetch({"first": first}, [5], into({})) == [5]
     assert await download.fetch({"second": second}, [5], into({})) == []
     assert second.partials == first.partials
+
+
+async def test_a_copy_unlike_those_of_two_others_is_not_taken_and_its_donor_blamed() -> None:
+    ports = {
+        "liar": Port(off=1.0),
+        **{name: Port(off=offset) for name, offset in (("b", 1e-4), ("c", -1e-4))},
+    }
+    taken: dict[int, Donation] = {}
+    assert await gather(ports, range(9), into(taken)) == []
+    assert {block: round(given.values[0].item()) for block, given in taken.items()} == {
+        block: block + 1 for block in range(9)
+    }
+    assert len(ports["liar"].blamed) == 1
+    assert not ports["b"].blamed + ports["c"].blamed
+
+
+async def test_copies_that_differ_as_honest_ones_do_are_taken() -> None:
+    ports = {str(place): Port(off=offset) for place, offset in enumerate((0.0, 0.02, 0.05, 0.07))}
+    taken: dict[int, Donation] = {}
+    assert await gather(ports, range(9), into(taken)) == []
+    assert not any(port.blamed for port in ports.values())
+
+
+async def test_who_gives_what_is_too_old_is_not_asked_again_and_another_is() -> None:
+    old, new = Port(off=0.5), Port()
+    taken = list[int]()
+
+    async def take(block: int, donation: Donation) -> bool:
+        fresh = donation.values[0].item() == block + 1
+        taken.extend([block] if fresh else [])
+        return fresh
+
+    assert await gather({"old": old, "new": new}, range(6), take) == []
+    assert sorted(taken) == list(range(6))
+    assert len(old.asked) == 1
+
+
+async def test_who_failed_before_is_asked_last() -> None:
+    download, bad, good = Download(PLAN), Port(good=0), Port()
+    for _ in range(6):
+        assert await download.fetch({"bad": bad, "good": good}, [1, 2], into({})) == []
+    assert 0 < len(bad.asked) <= 3
