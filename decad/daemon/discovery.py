@@ -10,6 +10,7 @@ from collections.abc import Callable
 from decad.config import split_address
 from decad.daemon.context import PeerContext
 from decad.errors import NetworkError
+from decad.membership.announcement import Recognition
 from decad.membership.dialplan import DialPlan
 from decad.membership.interfaces import Choice, choose_interfaces, present_interfaces
 from decad.membership.mdns import Found, Lost, ServiceDiscovery
@@ -27,7 +28,7 @@ class Discovery:
     """One peer's; ``unavailable`` hears why it does not work just now, once until it works again."""
 
     def __init__(self, context: PeerContext, dials: DialPlan, unavailable: Callable[[str], None]) -> None:
-        self._peer_id, self._config, self._settings = context.peer_id, context.config, context.run
+        self._config, self._settings, self._gate = context.config, context.run, context.gate
         self._dials, self._unavailable = dials, unavailable
         self._service: ServiceDiscovery | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -67,11 +68,9 @@ class Discovery:
         """Speak on these interfaces, and on no others any more."""
         if self._service is not None and self._serving is not None:
             self._service.move(where)
+            self._service.recognise(self._recognition())  # the keys may have changed
         elif where != NOWHERE:
-            run = self._settings.spec.run
-            self._service = ServiceDiscovery(
-                self._peer_id, port, run, where, self._on_mdns, any_run=self._any_run
-            )
+            self._service = ServiceDiscovery(port, self._recognition(), where, self._on_mdns)
             self._serving = asyncio.create_task(self._service.run())
         if where != NOWHERE:
             state = f"on {', '.join(where.interfaces)}"
@@ -105,19 +104,19 @@ class Discovery:
     def settings_changed(self) -> None:
         """Look for the peers of the run that it is now."""
         if self._service is not None:
-            self._service.update_run(self._settings.spec.run, any_run=self._any_run)
+            self._service.recognise(self._recognition())
 
-    @property
-    def _any_run(self) -> bool:
-        return "run" not in self._settings.set_fields and not self._settings.frozen
+    def _recognition(self) -> Recognition:
+        any_run = "run" not in self._settings.set_fields and not self._settings.frozen
+        return Recognition(self._gate.discovery_keys(), self._settings.spec.run, any_run)
 
     def _on_mdns(self, event: Found | Lost) -> None:
         if isinstance(event, Lost):
-            self._dials.withdrawn(event.peer_id)
+            self._dials.withdrawn(event.addresses)
             return
         now = asyncio.get_running_loop().time()
         for address in event.addresses:
-            self._dials.add(address, "mdns", now, event.peer_id)
+            self._dials.add(address, "mdns", now, event.instance)
 
 
 async def _numeric(host: str) -> str:

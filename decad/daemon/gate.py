@@ -8,7 +8,7 @@ from pathlib import Path
 
 from decad.errors import ConfigError, StateError
 from decad.membership.quarantine import Quarantine
-from decad.trust.protection import Protection
+from decad.trust.protection import Protection, discovery_keys
 from decad.trust.roster import Roster, Verdict
 from decad.trust.secret import read_secrets
 from decad.wire.tls import Proven
@@ -34,6 +34,7 @@ class Gate:
         self.changed = asyncio.Event()
         """Set when somebody who was let in may have to go."""
         self._told = ""
+        self._keys = discovery_keys(protection)
 
     def objection(self, peer: str, proven: Proven | None) -> str:
         """Why a peer may not have a link, as the end of a sentence; empty if it may."""
@@ -52,6 +53,14 @@ class Gate:
             return ""
         pause = self._quarantine.offended(peer, reason, asyncio.get_running_loop().time())
         return f"it is kept away for {pause:.0f} s"
+
+    def discovery_keys(self) -> tuple[bytes, ...]:
+        """By which members recognise each other's announcements, as the files say now or said last."""
+        try:
+            self._keys = discovery_keys(self._protection)
+        except ConfigError as error:
+            self._tell(str(error))
+        return self._keys
 
     def learn(self, verdicts: list[Verdict]) -> list[Verdict]:
         """Take verdicts that a neighbour passed on; returns those that are new, as `Roster.learn`."""

@@ -114,12 +114,13 @@ class StatusBoard:
         now = self.network.now()
         known = [self._neighbour(peer.id, now) for peer in self.network.table.peers]
         met = {peer.id for peer in self.network.table.peers}
+        places = {peer.address for peer in self.network.table.peers}
         for address in self.network.dials.addresses:
-            if address.peer not in met and not address.myself:
+            if address.peer not in met and address.address not in places and not address.myself:
                 state = "refused" if "cannot train" in address.reason else "dialling"
                 known.append(
                     pb.Neighbour(
-                        peer_id=address.peer or "",
+                        peer_id=(address.peer or "") if address.reached or address.found != "mdns" else "",
                         address=address.address,
                         found=address.found,
                         state=state,

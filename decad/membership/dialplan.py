@@ -84,7 +84,8 @@ class DialPlan:
         return tuple(self._known.values())
 
     def add(self, address: str, found: Origin, now: float, peer: str | None = None) -> None:
-        """Somebody may be reached at ``address`` (host:port); ``peer`` is the id that was claimed with it.
+        """Somebody may be reached at ``address`` (host:port); ``peer`` is the id that was claimed with it,
+        or for mDNS, which tells no ids, whatever all addresses of one announcement have in common.
 
         Raises ValueError when it is not an address. Hearing of it again by mDNS makes it due at once.
         """
@@ -111,11 +112,11 @@ class DialPlan:
         if (entry := self._known.get(address)) is not None and entry.found != "peers":
             entry.reached = True
 
-    def withdrawn(self, peer: str) -> None:
-        """mDNS says that ``peer`` is no longer there: its addresses are forgotten like any other."""
-        for entry in self._known.values():
-            if entry.peer == peer:
-                entry.announced = False
+    def withdrawn(self, addresses: Collection[str]) -> None:
+        """mDNS says that nobody is there any longer: these addresses are forgotten like any other."""
+        for address in addresses:
+            if address in self._known:
+                self._known[address].announced = False
 
     def due(self, connected: Collection[str], now: float) -> list[str]:
         """Addresses to dial now, the operator's first; each counts as being dialled until its result comes.

@@ -1,32 +1,32 @@
 """Multicast DNS: say that this peer is here, hear of the others. The only importer of zeroconf.
 
-What is announced is public on the local network: the id, the port, and fingerprints; neither the machine's
-name nor the run's. What is heard is a hint from anybody: it is bounded, checked for form, and proves
-nothing until a link does.
+What is announced is public on the local network, so it is little: addresses and the port, a name and a salt drawn by
+chance and drawn again every quarter of an hour, and two fingerprints that only members can recognise. What is heard is
+a hint from anybody: it is bounded, checked for form, and proves nothing until a link does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import re
+import secrets
 import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from decad.config import PROTOCOL_VERSION
 from decad.errors import NetworkError
-from decad.membership.identity import short_id
+from decad.membership.announcement import Announcement, Recognition, read_announcement
 from decad.membership.interfaces import Choice, index_of
 
 SERVICE = "_decad._tcp.local."
 
-_INSTANCE = re.compile(rf"[0-9a-f]{{8}}\.{re.escape(SERVICE)}")
+_INSTANCE = re.compile(rf"[0-9a-f]{{16}}\.{re.escape(SERVICE)}")
 """What our announcements are called. Anybody may point to any name; zeroconf raises on some of them."""
 
 GROUP, GROUP6 = "224.0.0.251", "ff02::fb"
@@ -45,6 +45,15 @@ ANNOUNCE_S = 30.0
 """Seconds between announcements: peers that started while the network between them was cut asked in vain
 then, and would not ask again for an hour."""
 
+ROTATE_S = 900.0
+"""Seconds until a peer announces itself under another name with another salt."""
+
+LINGER_S = 5.0
+"""How long the old name is still announced beside the new one: longer than others take to resolve that."""
+
+OWN_KEPT = 16
+"""Own names by which this peer knows its own announcements, which others' caches still repeat."""
+
 RESOLVE_MS = 3000
 """Milliseconds to wait for the details of one announcement."""
 
@@ -53,54 +62,44 @@ RESOLVE_MS = 3000
 class Found:
     """A peer was announced, or its announcement changed."""
 
-    peer_id: str
+    instance: str
+    """The name that it goes by for now: 16 hex characters."""
     addresses: tuple[str, ...]
     """host:port, at least one."""
-    version: int
-    """Of the protocol it speaks."""
-    run: str
-    """`run_digest` of its run."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """No announcement of this peer is left: it said goodbye, fell silent for long, or went to another run."""
+    """Nobody is announced at these addresses any more: whoever was said goodbye, fell silent, or left the run."""
 
-    peer_id: str
+    addresses: tuple[str, ...]
 
 
-def run_digest(run: str) -> str:
-    """What is announced of a run's name: 16 hex characters of its SHA-256."""
-    return hashlib.sha256(run.encode()).hexdigest()[:16]
+class _Heard(NamedTuple):
+    """A well-formed announcement."""
+
+    found: Found
+    said: Announcement
 
 
 class ServiceDiscovery:
     """Announces this peer and reports the others, as long as `run` runs."""
 
     def __init__(
-        self,
-        peer_id: str,
-        port: int,
-        run: str,
-        where: Choice,
-        on_event: Callable[[Found | Lost], None],
-        *,
-        any_run: bool = False,
-        version: int = PROTOCOL_VERSION,
+        self, port: int, recognition: Recognition, where: Choice, on_event: Callable[[Found | Lost], None]
     ) -> None:
-        """``port``: where links are accepted; ``run``: the run's name; ``where``: see `choose_interfaces`.
+        """``port``: where links are accepted; ``where``: see `choose_interfaces`.
 
-        ``on_event`` is called in the event loop and must not block. Peers of other runs are passed over
-        unless ``any_run``: for a peer that may still adopt whatever run it finds.
+        ``on_event`` is called in the event loop and must not block. Whom ``recognition`` does not know is passed over.
         """
-        self._peer_id = peer_id
-        self._port = port
-        self._run = run_digest(run)
-        self._where = where
+        self._port, self._recognition, self._where = port, recognition, where
         self._on_event = on_event
-        self._any_run = any_run
-        self._version = version
-        self._announced: dict[str, Found | None] = {}
+        self._own: list[str] = []
+        """Names of services that are ours, the present one last."""
+        self._said: dict[str, str] = {}
+        self._named = 0.0
+        """When the present name was drawn, on the loop's clock."""
+        self._announced: dict[str, _Heard | None] = {}
         """Service name -> what it says; None until that is known, or if it makes no sense."""
         self._reported: dict[str, Found] = {}
         """The same for those that were reported: what `on_event` was told and not told the end of."""
@@ -108,11 +107,16 @@ class ServiceDiscovery:
         """Names of services to resolve, where to speak from now on, or None when it is time to announce ourselves."""
         self._resolving: set[str] = set()
 
-    def update_run(self, run: str, *, any_run: bool = False) -> None:
-        """The run's name or the wish to hear of all runs changed: announce it, judge the others anew."""
-        self._run = run_digest(run)
-        self._any_run = any_run
-        self._inbox.put_nowait(None)
+    def recognise(self, recognition: Recognition) -> None:
+        """The run or its keys changed: announce it under another name, judge the others anew."""
+        if recognition != self._recognition:
+            self._recognition, self._named = recognition, -ROTATE_S
+            self._inbox.put_nowait(None)
+
+    @property
+    def instance(self) -> str:
+        """The name that this peer goes by for now; empty before it was announced."""
+        return self._own[-1].partition(".")[0] if self._own else ""
 
     def move(self, where: Choice) -> None:
         """Speak here from now on; to be called again now and then, since an address that is new may not work yet."""
@@ -130,9 +134,7 @@ class ServiceDiscovery:
             browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[self._changed])
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    # Our name is our id, which nobody contests: the probing of RFC 6762 is left out.
-                    sent = await zeroconf.async_register_service(self._service(), cooperating_responders=True)
-                    tasks.create_task(_finish(sent))
+                    await self._announce(zeroconf, tasks)
                     tasks.create_task(self._remind())
                     await self._work(zeroconf, tasks)
             finally:
@@ -152,12 +154,31 @@ class ServiceDiscovery:
             if isinstance(name, Choice):
                 await self._move(zeroconf, name)
             elif name is None:
-                tasks.create_task(_finish(await zeroconf.async_update_service(self._service())))
+                await self._announce(zeroconf, tasks)
                 for known in list(self._announced):
                     self._report(known)
             else:
                 await places.acquire()
                 tasks.create_task(self._resolve(zeroconf.zeroconf, name, places))
+
+    async def _announce(self, zeroconf: AsyncZeroconf, tasks: asyncio.TaskGroup) -> None:
+        """Say again who is here; now and then under another name, of which the old one's end is told afterwards."""
+        now = asyncio.get_running_loop().time()
+        if self._own and now - self._named < ROTATE_S:
+            tasks.create_task(_finish(await zeroconf.async_update_service(self._service())))
+            return
+        older = self._service() if self._own else None
+        self._named, self._said = now, self._recognition.sign()
+        self._own = [*self._own[-OWN_KEPT:], f"{secrets.token_hex(8)}.{SERVICE}"]
+        # The name is drawn by chance, and nobody contests it: the probing of RFC 6762 is left out.
+        sent = await zeroconf.async_register_service(self._service(), cooperating_responders=True)
+        tasks.create_task(_finish(sent) if older is None else self._rename(zeroconf, sent, older))
+
+    async def _rename(self, zeroconf: AsyncZeroconf, sent: Awaitable[None], older: AsyncServiceInfo) -> None:
+        """The old name ends once the others have had time to hear of the new one."""
+        await sent
+        await asyncio.sleep(LINGER_S)
+        await _finish(await zeroconf.async_unregister_service(older))
 
     async def _move(self, zeroconf: AsyncZeroconf, where: Choice) -> None:
         """Raises nothing for an interface that went meanwhile: zeroconf logs it, and the next look sees it."""
@@ -192,35 +213,28 @@ class ServiceDiscovery:
 
     def _report(self, name: str) -> None:
         """Tell the difference between what ``name`` says now and what was last told of it."""
-        now, before = self._announced.get(name), self._reported.pop(name, None)
-        if now is not None and not (self._any_run or now.run == self._run):
-            now = None
+        heard, before = self._announced.get(name), self._reported.pop(name, None)
+        now = heard.found if heard is not None and self._recognition.knows(heard.said) else None
         if now is not None:
             self._reported[name] = now
             if now != before:
                 self._on_event(now)
-        if before is not None and all(before.peer_id != other.peer_id for other in self._reported.values()):
-            self._on_event(Lost(before.peer_id))
+        if before is not None:
+            still = {address for other in self._reported.values() for address in other.addresses}
+            if gone := tuple(address for address in before.addresses if address not in still):
+                self._on_event(Lost(gone))
 
-    def _read(self, info: AsyncServiceInfo) -> Found | None:
+    def _read(self, info: AsyncServiceInfo) -> _Heard | None:
         """What an announcement says; None if it is our own or makes no sense."""
-        text = info.decoded_properties
-        peer_id, version, run = text.get("id") or "", text.get("v") or "", text.get("run") or ""
+        said = read_announcement(info.decoded_properties)
         addresses = [
             f"[{address}]:{info.port}" if ":" in address else f"{address}:{info.port}"
             for address in info.parsed_addresses()
             if self._reachable(ipaddress.ip_address(address))
         ][:MAX_ADDRESSES]
-        if (
-            not re.fullmatch(r"[0-9a-f]{64}", peer_id)
-            or not re.fullmatch(r"[0-9]{1,5}", version, re.ASCII)
-            or not re.fullmatch(r"[0-9a-f]{16}", run)
-            or peer_id == self._peer_id
-            or not info.port
-            or not addresses
-        ):
+        if said is None or info.name in self._own or not info.port or not addresses:
             return None
-        return Found(peer_id, tuple(sorted(addresses)), int(version), run)
+        return _Heard(Found(info.name.partition(".")[0], tuple(sorted(addresses))), said)
 
     def _reachable(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         """Nobody may send us to ports of this machine, unless it is there that we look for peers.
@@ -234,12 +248,13 @@ class ServiceDiscovery:
         return not (address.is_unspecified or address.is_multicast or address.is_reserved)
 
     def _service(self) -> AsyncServiceInfo:
+        name = self._own[-1]
         return AsyncServiceInfo(
             SERVICE,
-            f"{short_id(self._peer_id)}.{SERVICE}",
+            name,
             port=self._port,
-            properties={"id": self._peer_id, "v": str(self._version), "run": self._run},
-            server=f"{self._peer_id[:16]}.local.",
+            properties=self._said,
+            server=f"{name.partition('.')[0]}.local.",
             parsed_addresses=list(self._where.advertised),
         )
 

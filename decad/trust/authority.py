@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from decad.membership.identity import key_digest
 
+_DISCOVERY = b"recognition on the local network"
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """Of P-256's group (FIPS 186-5)."""
 _SALT, _INFO = b"decad run secret 1", b"certificate authority"
@@ -75,6 +76,11 @@ class Authority:
             .not_valid_before(_BEGIN)
             .not_valid_after(_END)
         )
+
+
+def discovery_key(secret: bytes) -> bytes:
+    """By which members recognise each other's announcements on the local network; tells nothing of the secret."""
+    return HKDF(hashes.SHA256(), length=32, salt=_SALT, info=_DISCOVERY).derive(secret)
 
 
 def _only_signs_certificates() -> x509.KeyUsage:

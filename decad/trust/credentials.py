@@ -118,7 +118,7 @@ class Credentials:
 
 
 def _of_site(files: SiteFiles) -> TrustDomain:
-    roots, chain, key = map(_pem, files.paths)
+    roots, chain, key = map(read_pem, files.paths)
     try:
         x509.load_pem_x509_certificates(roots)
         own = x509.load_pem_x509_certificate(chain)
@@ -158,7 +158,8 @@ def _certified(chain: bytes) -> bytes:
     return key_digest(x509.load_pem_x509_certificate(chain).public_key())
 
 
-def _pem(path: Path) -> bytes:
+def read_pem(path: Path) -> bytes:
+    """What is in a file of certificates. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_PEM_BYTES)

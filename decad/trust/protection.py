@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from decad.config import PeerConfig, is_loopback, split_address
 from decad.errors import ConfigError
-from decad.trust.credentials import SiteFiles
-from decad.trust.secret import secret_file
+from decad.trust.authority import discovery_key
+from decad.trust.credentials import SiteFiles, read_pem
+from decad.trust.secret import read_secrets, secret_file
 
 Protection = Path | SiteFiles | None
 """The file of the run's secret; the site's certificates; or nothing, so that anybody who reaches the port is a peer."""
@@ -57,6 +59,15 @@ def half_hidden(config: PeerConfig, listen: str) -> str:
         "only that it dials itself. To join all of them, give it the run's secret, and leave out --listen or name an "
         "address of this machine."
     )
+
+
+def discovery_keys(protection: Protection) -> tuple[bytes, ...]:
+    """By which members recognise each other's announcements, this peer's own first. Raises ConfigError."""
+    if protection is None:
+        return (b"",)
+    if isinstance(protection, Path):
+        return tuple(map(discovery_key, read_secrets(protection).secrets))
+    return (hashlib.sha256(read_pem(protection.ca)).digest(),)
 
 
 def in_words(protection: Protection, listen: str) -> str:

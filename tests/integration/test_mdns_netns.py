@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,11 +19,11 @@ def net() -> Iterator[Namespaces]:
         yield net
 
 
-def _driver(net: Namespaces, i: int, peer: str, run: str, listen_host: str = "0.0.0.0") -> Driver:
+def _driver(net: Namespaces, i: int, run: str, listen_host: str = "0.0.0.0") -> Driver:
     def start(argv: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
         return net.exec(i, argv, stdout=subprocess.PIPE, env=env)
 
-    return Driver(start, peer, "7700", run, "", listen_host)
+    return Driver(start, "7700", run, "", listen_host)
 
 
 def _pings(net: Namespaces, i: int, j: int) -> bool:
@@ -64,42 +63,40 @@ def test_nothing_is_left_of_the_namespaces() -> None:
 
 @pytest.mark.parametrize("listen_on", ["all", "one"])
 def test_two_machines_find_each_other(net: Namespaces, listen_on: str) -> None:
-    run, ids = "demo", [secrets.token_hex(32), secrets.token_hex(32)]
+    run = "demo"
     hosts = ["0.0.0.0", "0.0.0.0"] if listen_on == "all" else [net.address(0), net.address(1)]
-    peers = [_driver(net, i, ids[i], run, hosts[i]) for i in (0, 1)]
+    peers = [_driver(net, i, run, hosts[i]) for i in (0, 1)]
     try:
         for i, j in ((0, 1), (1, 0)):
-            peers[i].expect(f"found {ids[j]} {net.address(j)}:7700")
+            peers[i].expect(f"found {net.address(j)}:7700")
         assert peers[0].stop() == 0
-        peers[1].expect(f"lost {ids[0]}")
+        peers[1].expect(f"lost {net.address(0)}:7700")
     finally:
         for peer in peers:
             peer.kill()
 
 
 def test_loopback_of_one_machine_is_not_heard_on_another(net: Namespaces) -> None:
-    ids = [secrets.token_hex(32) for _ in range(3)]
-    hidden = _driver(net, 0, ids[0], "demo", "127.0.0.1")
-    a, b = (_driver(net, i, ids[i + 1], "demo") for i in (0, 1))
+    hidden = _driver(net, 0, "demo", "127.0.0.1")
+    a, b = (_driver(net, i, "demo") for i in (0, 1))
     try:
         hidden.expect("started")
-        heard = b.expect(f"found {ids[1]} {net.address(0)}:7700")
-        assert not any(ids[0] in line for line in heard)
+        heard = b.expect(f"found {net.address(0)}:7700")
+        assert not any("127.0.0.1" in line for line in heard)
     finally:
         for peer in (hidden, a, b):
             peer.kill()
 
 
 def test_machine_that_was_cut_off_when_it_started_is_found_after_healing(net: Namespaces) -> None:
-    ids = [secrets.token_hex(32), secrets.token_hex(32)]
     net.cut(1)
-    peers = [_driver(net, i, ids[i], "demo") for i in (0, 1)]
+    peers = [_driver(net, i, "demo") for i in (0, 1)]
     try:
         for peer in peers:
             peer.expect("started")
         net.heal(1)
         for i, j in ((0, 1), (1, 0)):
-            peers[i].expect(f"found {ids[j]} {net.address(j)}:7700")
+            peers[i].expect(f"found {net.address(j)}:7700")
     finally:
         for peer in peers:
             peer.kill()

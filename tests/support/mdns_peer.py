@@ -1,8 +1,8 @@
 """A process that announces a peer and writes what it hears to its standard output, one event a line.
 
-    python mdns_peer.py ID PORT RUN INTERFACE LISTEN_HOST
+    python mdns_peer.py PORT RUN INTERFACE LISTEN_HOST
 
-Lines: ``started``, then ``found ID ADDRESSES``, ``lost ID`` or ``failed MESSAGE``. SIGTERM ends it with a
+Lines: ``started``, then ``found ADDRESSES``, ``lost ADDRESSES`` or ``failed MESSAGE``. SIGTERM ends it with a
 goodbye. `Driver` is the other side of this conversation, for tests.
 """
 
@@ -22,6 +22,7 @@ import uvloop
 
 import decad
 from decad.errors import NetworkError
+from decad.membership.announcement import Recognition
 from decad.membership.interfaces import choose_interfaces, present_interfaces
 from decad.membership.mdns import Found, Lost, ServiceDiscovery
 
@@ -80,16 +81,16 @@ class Driver:
         return code
 
 
-async def _main(peer_id: str, port: str, run: str, interface: str, listen_host: str) -> None:
+async def _main(port: str, run: str, interface: str, listen_host: str) -> None:
     def write(event: Found | Lost) -> None:
         if isinstance(event, Found):
-            print("found", event.peer_id, ",".join(event.addresses), flush=True)
+            print("found", ",".join(event.addresses), flush=True)
         else:
-            print("lost", event.peer_id, flush=True)
+            print("lost", ",".join(event.addresses), flush=True)
 
     where = choose_interfaces(interface, listen_host, present_interfaces())
     print("started", flush=True)
-    running = asyncio.create_task(ServiceDiscovery(peer_id, int(port), run, where, write).run())
+    running = asyncio.create_task(ServiceDiscovery(int(port), Recognition(run=run), where, write).run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     try:
         await running

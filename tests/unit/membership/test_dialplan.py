@@ -184,7 +184,7 @@ def test_the_operators_address_is_never_forgotten_even_if_learnt_before() -> Non
     plan.add(HERE, "exchange", 0.0, A)
     plan.add(HERE, "peers", 0.0)
     plan.add(HERE, "mdns", 0.0, A)
-    plan.withdrawn(A)
+    plan.withdrawn([HERE])
     _fail_until(plan, HERE, 0.0, 20.0)
     assert plan.due((), 1e9) == [HERE]
     assert plan.addresses[0].found == "peers"
@@ -197,7 +197,7 @@ def test_announced_address_is_kept_until_it_is_withdrawn() -> None:
     plan.failed(HERE, "no answer", 0.0)
     assert plan.due((), 1e6) == [HERE]
     plan.failed(HERE, "no answer", 1e6)
-    plan.withdrawn(A)
+    plan.withdrawn([HERE])
     assert plan.due((), 2e6) == []
     assert plan.addresses == ()
 
