@@ -51,6 +51,7 @@ class StatusReply(google.protobuf.message.Message):
     NOTICES_FIELD_NUMBER: builtins.int
     UPTIME_S_FIELD_NUMBER: builtins.int
     MDNS_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     version: builtins.str
     peer_id: builtins.str
     name: builtins.str
@@ -70,6 +71,8 @@ class StatusReply(google.protobuf.message.Message):
     uptime_s: builtins.float
     mdns: builtins.str
     """Where mDNS speaks, or off, or unavailable."""
+    model: builtins.str
+    """The directory of the base model."""
     @property
     def progress(self) -> Global___Progress: ...
     @property
@@ -104,9 +107,10 @@ class StatusReply(google.protobuf.message.Message):
         notices: collections.abc.Iterable[Global___Notice] | None = ...,
         uptime_s: builtins.float = ...,
         mdns: builtins.str = ...,
+        model: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["progress", b"progress", "traffic", b"traffic", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["activity", b"activity", "fingerprint", b"fingerprint", "insecure", b"insecure", "listen", b"listen", "mdns", b"mdns", "name", b"name", "neighbours", b"neighbours", "notices", b"notices", "peer_id", b"peer_id", "pid", b"pid", "progress", b"progress", "protection", b"protection", "run", b"run", "state_dir", b"state_dir", "traffic", b"traffic", "training", b"training", "uptime_s", b"uptime_s", "version", b"version", "waiting_for", b"waiting_for"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["activity", b"activity", "fingerprint", b"fingerprint", "insecure", b"insecure", "listen", b"listen", "mdns", b"mdns", "model", b"model", "name", b"name", "neighbours", b"neighbours", "notices", b"notices", "peer_id", b"peer_id", "pid", b"pid", "progress", b"progress", "protection", b"protection", "run", b"run", "state_dir", b"state_dir", "traffic", b"traffic", "training", b"training", "uptime_s", b"uptime_s", "version", b"version", "waiting_for", b"waiting_for"]) -> None: ...
 
 Global___StatusReply: typing_extensions.TypeAlias = StatusReply
 

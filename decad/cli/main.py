@@ -11,6 +11,7 @@ import click
 
 from decad import __version__
 from decad.cli.lab import lab
+from decad.cli.membership import invite, join
 from decad.cli.options import DATA, JSON, MODEL, PATH, STATE_DIR, settings_options
 from decad.cli.peers import peers
 from decad.cli.secret import secret_group
@@ -186,6 +187,8 @@ def evaluate(**options: Any) -> None:
     evaluate_on(**options)
 
 
+cli.add_command(invite)
+cli.add_command(join)
 cli.add_command(lab)
 cli.add_command(secret_group)
 cli.add_command(peers)

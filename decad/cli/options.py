@@ -191,3 +191,8 @@ def settings_options(*names: str) -> Callable[[Callable[..., None]], Callable[..
         return CONFIG(command)
 
     return add
+
+
+def tell(text: str) -> None:
+    """What goes on, for people; standard output is for results."""
+    click.echo(f"{text[:1].upper()}{text[1:]}.", err=True)

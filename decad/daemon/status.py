@@ -48,6 +48,7 @@ class StatusBoard:
             fingerprint=spec.fingerprint,
             pid=os.getpid(),
             state_dir=str(self.config.state_dir.resolve()),
+            model=str(self.config.model.resolve()) if self.config.model else "",
             listen=self.network.listening,
             insecure=self.context.protection is None,
             protection=in_words(self.context.protection, self.context.listen),
