@@ -15,8 +15,9 @@ from decad.cli.options import JSON, SECRET, STATE_DIR
 def secret_group() -> None:
     """The run's secret: whoever has it is a member of the run.
 
-    `decad secret new` on one machine; the others get a copy of the file by a way that you trust, such as scp -p. The
-    first secret of the file is the machine's own; those below it are accepted too.
+    `decad secret new` on one machine; the others get it by `decad invite` and `decad join`, or as a copy of the file by
+    a way that you trust, such as scp -p. The first secret of the file is the machine's own; those below it are accepted
+    too.
     """
 
 
@@ -34,7 +35,7 @@ def new(secret: Path | None, state_dir: Path) -> None:
     click.echo(
         f"Made the secret {_fingerprint(made)} in {path}. `decad start` uses it, and then accepts links from other "
         "machines that have it. This machine's peer is the run's admin: its `decad peers deny` binds all members.\n"
-        f"Let another machine in: copy {path} to its state directory, by a way that you trust, such as scp -p."
+        "Let another machine in: start the daemon, then run `decad invite`."
     )
 
 

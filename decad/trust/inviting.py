@@ -20,6 +20,8 @@ VALID_S = 600.0
 MOST_TRIES = 3
 MOST_CONNECTIONS = 8
 MAX_NAME_CHARS = 64
+FAREWELL_S = 2.0
+"""How long connections may take to end when the invitation has."""
 ARGUED_S = 1.0
 """How long the reason of a refusal may take to go out."""
 
@@ -77,7 +79,7 @@ class Inviter:
         self._agrees, self._admit, self._tell = agrees, admit, tell
         self._tries = Tries()
         self._ticket = b""
-        self._connections = 0
+        self._handlers: set[asyncio.Task[Any]] = set()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._extend()
         self._tls, self._certificate = server_tls()
@@ -103,6 +105,8 @@ class Inviter:
             self._ended.result()
         finally:
             self._server.close()
+            if self._handlers:
+                await asyncio.wait(self._handlers, timeout=FAREWELL_S)
 
     def _in_vain(self) -> str:
         minutes = f"{VALID_S / 60:.0f} minutes"
@@ -115,10 +119,11 @@ class Inviter:
 
     async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         conversation = Conversation(reader, writer)
-        if self._connections >= MOST_CONNECTIONS or self._ended.done():
+        task = asyncio.current_task()
+        if task is None or len(self._handlers) >= MOST_CONNECTIONS or self._ended.done():
             await conversation.close()
             return
-        self._connections += 1
+        self._handlers.add(task)
         try:
             await self._converse(conversation)
         except LinkClosed:
@@ -126,8 +131,8 @@ class Inviter:
         except PeerError as error:
             await self._argue(conversation, error)
         finally:
-            self._connections -= 1
             await conversation.close()
+            self._handlers.discard(task)
 
     async def _argue(self, conversation: Conversation, error: PeerError) -> None:
         try:

@@ -83,7 +83,7 @@ def read_secrets(path: Path) -> RunSecrets:
     except OSError as error:
         raise ConfigError(
             f"The run's secret cannot be read from {path}: {error.strerror}. `decad secret new` makes one, on one "
-            "machine; the others get a copy of its file."
+            "machine; the others join by `decad invite` there."
         ) from None
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(
