@@ -37,12 +37,14 @@ SEEDS ?= 2000
 chaos-sim: $(VENV)/.dev ## Run seeded schedules of faults on simulated peers: SEEDS=2000, or FIRST:END
 	PYTHONPATH=tests $(BIN)/python tests/simulation/chaos.py $(SEEDS)
 
-check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated protocol modules
+check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated protocol modules, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/bandit -c pyproject.toml -q -r decad --severity-level medium
+	$(BIN)/python deploy/audit.py
 
 bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one run; nothing is asserted)
 	$(BIN)/python deploy/demo/weights.py $(MODEL)
@@ -83,9 +85,10 @@ wheelhouse: | $(VENV)/.runtime ## Gather the wheels that deploy/Dockerfile then 
 	rm -f $@.part/decad-*.whl
 	mv $@.part $@
 
-dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
+dist: $(VENV)/.dev ## Build the wheel, the source distribution and a bill of materials (CycloneDX) into dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/decad.cdx.json $(BIN)/python
 
 dist-test: dist ## Install the wheel in a new environment and go through the quick start there
 	$(BIN)/python tests/packaging/run.py dist

@@ -13,7 +13,7 @@ import grpc
 from decad._proto import control_pb2 as pb
 from decad._proto import control_pb2_grpc as rpc
 from decad.errors import NoDaemonError, StateError
-from decad.paths import control_socket
+from decad.paths import CONTROL_SOCKET, control_socket, not_private
 
 TIMEOUT_S = 5.0
 SAVE_TIMEOUT_S = 600.0
@@ -28,6 +28,8 @@ def call(
     path = control_socket(state_dir)
     if not path.exists():
         raise _nobody(state_dir)
+    if path.name != CONTROL_SOCKET and (why := not_private(path.parent)):
+        raise StateError(f"What answers at {path} need not be your daemon: of its directory, {why}.")
     with grpc.insecure_channel(f"unix:{path}") as channel:
         try:
             return ask(rpc.DaemonStub(channel))

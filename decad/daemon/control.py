@@ -12,6 +12,7 @@ import grpc
 from decad._proto import control_pb2 as pb
 from decad._proto import control_pb2_grpc as rpc
 from decad.errors import DecadError, StateError
+from decad.paths import CONTROL_SOCKET, control_socket, not_private
 from decad.wire.numbers import as_uint64
 
 
@@ -43,14 +44,20 @@ class _Service(rpc.DaemonServicer):
 
 @asynccontextmanager
 async def control_service(
-    path: Path,
+    state_dir: Path,
     status: Callable[[], pb.StatusReply],
     stop: Callable[[], None],
     save: Callable[[], Awaitable[int]],
 ) -> AsyncIterator[None]:
-    """Serve on ``path`` while the context lasts; only this user can connect. Raises StateError."""
+    """Serve the daemon of ``state_dir`` while the context lasts; only this user can connect. Raises StateError."""
+    path = control_socket(state_dir)
     try:
         os.makedirs(path.parent, mode=0o700, exist_ok=True)
+        if path.name != CONTROL_SOCKET and (why := not_private(path.parent)):
+            raise StateError(
+                f"The control socket would be in {path.parent}, and {why}: whoever that is could stop this daemon, or "
+                "pose as it. Choose a directory of your own with --state-dir, with a shorter path."
+            )
         # Whoever holds the state directory's lock owns the socket: what is there was left by a killed daemon.
         _remove(path)
         server = grpc.aio.server()

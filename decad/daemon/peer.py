@@ -33,7 +33,6 @@ from decad.daemon.watchdog import Watchdog
 from decad.data.local import data_seed
 from decad.errors import DecadError, PeerError
 from decad.membership.identity import Identity
-from decad.paths import control_socket
 from decad.state.lock import StateLock
 from decad.trust.credentials import Credentials
 from decad.trust.protection import half_hidden, in_words, listen_address, protection_of
@@ -96,7 +95,7 @@ class Peer:
                 ) as watchdog,
             ):
                 async with (
-                    control_service(control_socket(config.state_dir), self.status, self.stop, self._save),
+                    control_service(config.state_dir, self.status, self.stop, self._save),
                     self._service.kept_told(lambda: watchdog.sound, self._line),
                 ):
                     await self._load_and_train(device, compute)

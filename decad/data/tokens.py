@@ -117,7 +117,8 @@ def _tokenised(
 
 def _clear(home: Path, key: str) -> None:
     """Make ``home``, and remove from it what earlier starts wrote, unless it is ``key``; nothing else."""
-    home.mkdir(exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
+    home.chmod(0o700)  # an older decad left it readable for all
     for path in home.iterdir():
         ours = path.name.startswith(UNFINISHED) or (_KEY.fullmatch(path.name) and (path / INDEX).is_file())
         if ours and path.name != key and path.is_dir():

@@ -165,7 +165,7 @@ def _random_llama(directory: Path, shape: Mapping[str, Any], dtype: str) -> None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # see above
-            config, dtype=getattr(torch, dtype)
+            config, dtype=getattr(torch, dtype), trust_remote_code=False
         )
     model.save_pretrained(directory)
 

@@ -33,7 +33,7 @@ def import_gguf(file: Path, out_dir: Path, dtype: torch.dtype = torch.float32) -
     _check_magic(file)
     quiet_transformers()
     with new_directory(out_dir) as partial:
-        source = {"gguf_file": file.name, "local_files_only": True}
+        source = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
         try:
             with redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
                 module = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **source)

@@ -29,6 +29,8 @@ def test_the_commands() -> None:
             "completion",
             "eval",
             "export",
+            "invite",
+            "join",
             "lab",
             "lab compare",
             "lab cost",
