@@ -17,7 +17,7 @@ from decad.daemon.fetch import SERVED_AT_ONCE, FetchPort, ReadBlock
 from decad.daemon.handshake import Handshake, MyselfError, RefusedError, SecondDaemonError
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import ObservedChannel, Session, SessionListener
-from decad.errors import LinkClosed, MismatchError, PeerError, PoisonError, ProtocolError
+from decad.errors import LinkClosed, MismatchError, PeerError, PoisonError, ProtocolError, SealError
 from decad.membership.dialplan import DialPlan
 from decad.membership.identity import short_id
 from decad.membership.table import Origin
@@ -222,7 +222,7 @@ class Links:
     def _blamed(self, handshake: Handshake, error: PeerError) -> str:
         """What the operator is told of a link that ended by somebody's fault."""
         peer, words = handshake.peer, _clause(error)
-        if isinstance(error, PoisonError | ProtocolError):
+        if isinstance(error, PoisonError | ProtocolError) and not isinstance(error, SealError):
             if pause := self._context.gate.offended(peer, handshake.link.proven, words):
                 words += f"; {pause}"
             if self.sessions.keys() <= {peer}:
