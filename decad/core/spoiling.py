@@ -5,10 +5,9 @@ honest peers have. So two that were near each other are apart by at most what bo
 
     ||public_j - public_i||  <=  2 * ADAM_STEP * lr * steps * sqrt(n)
 
-with the steps of this block since then, or since the run began. A block that is further away, and further than mine is
-from zero, is somebody's fault or meant: the step's mixing is taken back, and its sender named. So two halves of a
-network that was split for long still come together; the price is that a stranger who comes late is judged less
-strictly, and then bounded by `decad.core.clipping` alone.
+with the steps of this block since then. A block that is further away, and further than mine is from zero, is somebody's
+fault or meant: the step's mixing is taken back, and its sender named. So two halves of a network that was split for long
+still come together. Who is met for the first time has just fetched what it missed: it gets a phase's steps.
 """
 
 from __future__ import annotations
@@ -69,14 +68,17 @@ class Distances:
 class Acquaintance:
     """Up to which step of each block each neighbour was in proportion, also of those that left."""
 
-    def __init__(self) -> None:
+    def __init__(self, inner_steps: int) -> None:
+        """``inner_steps``: of a phase."""
+        self._inner_steps = inner_steps
         self._near: dict[tuple[str, int], int] = {}
 
     def judge(self, distances: Distances, block: int, trained: int, reach: float) -> list[str]:
         """The spoilers of one step, after ``trained`` steps of ``block`` in this run; ``reach``: see `reach`."""
 
         def apart(name: str) -> float:
-            return reach * (trained - self._near.get((name, block), 0))
+            near = self._near.get((name, block), trained - self._inner_steps)
+            return reach * min(trained, trained - near)
 
         found = distances.spoilers(apart)
         for name in set(distances.heard).difference(found):

@@ -50,7 +50,6 @@ class Exchange:
         self.adopt(spec)
         self._sent, self._received = sent, received
         self._neighbours: dict[str, Neighbour] = {}
-        self._met = Acquaintance()
         self._coding: Coding | None = None
         self._pieces: tuple[Piece, ...] = ()
         self._block = -1
@@ -67,6 +66,7 @@ class Exchange:
         """Take the run's terms; before the first step only."""
         self._run = int(spec.fingerprint[:16], 16)
         self._inner_steps = spec.inner_steps
+        self._met = Acquaintance(spec.inner_steps)
         self._weight = partial(edge_weight, spec.overlay)
 
     # -- the trainer's side ---------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ class Links:
             if isinstance(error, SecondDaemonError):
                 self._tell_of_a_second_daemon(handshake.peer, error)
             elif isinstance(error, MismatchError):
-                self._listener.mismatched(error, handshake.address or handshake.dialled or "")
+                self._listener.mismatched(error, handshake.dialled or "")
             await handshake.link.close()
             if handshake.dialled and isinstance(error, RefusedError) and handshake.peer in self.sessions:
                 # It is there, and linked with us already: nothing to dial until that link ends.

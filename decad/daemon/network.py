@@ -191,7 +191,10 @@ class Network:
         self.discovery.settings_changed()
 
     def mismatched(self, error: MismatchError, address: str) -> None:
-        """Fatal before the first step if the operator named this peer, whichever of the two dialled."""
+        """Fatal before the first step if the operator named this peer and it was dialled: ``address``; else empty.
+
+        Where who dialled here is to be found, it says itself: it may name the operator's address.
+        """
         self.mismatch = error
         given = any(a.address == address and a.found == "peers" for a in self.dials.addresses)
         if given and not self._context.run.frozen:

@@ -47,7 +47,7 @@ class LabPeer:
         self._position = DataPosition()
         self._rule, self._schedule = rule, schedule
         self._mixer: Mixer | None = None
-        self._distances, self._met = Distances(), Acquaintance()
+        self._distances, self._met = Distances(), Acquaintance(schedule.inner_steps)
         self._shut_out: set[str] = set()
         """Whose blocks would have spoilt one's own."""
 

@@ -56,14 +56,15 @@ def test_a_step_that_is_taken_back_leaves_my_half_step() -> None:
 
 
 def test_who_was_away_may_be_as_far_as_training_since_then_can_have_moved_both() -> None:
-    met = Acquaintance()
+    met = Acquaintance(inner_steps=8)
 
     def judged(distance: float, trained: int) -> list[str]:
         distances = Distances()
         distances.add("n", torch.full((N,), distance), torch.zeros(N))
         return met.judge(distances, block=3, trained=trained, reach=0.1)
 
-    assert judged(0.9, trained=10) == []  # since the run began
-    assert judged(0.9, trained=11) == ["n"]  # it was near one step ago
-    assert judged(0.9, trained=12) == ["n"]  # two
-    assert judged(0.9, trained=20) == []
+    assert judged(0.9, trained=30) == ["n"]  # more than a phase can do
+    assert judged(0.7, trained=30) == []
+    assert judged(0.7, trained=31) == ["n"]  # it was near one step ago
+    assert judged(0.7, trained=32) == ["n"]  # two
+    assert judged(0.7, trained=38) == []

@@ -1,0 +1,425 @@
+"""What a member that means harm can do to three others that train: they go on as if it were not there."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from security.attacker import Attacker, attacking
+from security.attacker import honest as echoed
+from security.conftest import BEFORE_S, DURING_S, LEAST_RATE, Honest, Row
+
+from decad._proto import peer_pb2 as pb
+from decad.core.section import Section
+from decad.errors import DecadError
+from decad.membership.identity import Identity
+from decad.wire import messages
+from decad.wire.messages import BlockChunk, BlockHeader
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+Forged = BlockHeader | BlockChunk
+
+
+def with_values(
+    change: Callable[[np.ndarray], np.ndarray], section: Section = Section.BLOCK
+) -> Callable[[Forged], bytes]:
+    def forge(part: Forged) -> bytes:
+        if isinstance(part, BlockHeader) or part.section is not section:
+            return echoed(part)
+        values = np.frombuffer(part.payload, dtype=np.float32)
+        return messages.chunk(
+            part.section, part.index, memoryview(change(values).astype(np.float32).tobytes())
+        )
+
+    return forge
+
+
+VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "NaN": lambda values: values * math.nan,
+    "1e30": lambda values: np.full_like(values, 1e30),
+    "3e38": lambda values: np.full_like(values, 3e38),
+    "1,000 times its values": lambda values: 1000 * values,
+    "its values turned round": lambda values: -values,
+    "too few values": lambda values: values[:-1],
+}
+
+
+async def measured(honest: Honest, row: Row, before: float) -> None:
+    row.rate = min(1.0, await honest.rate(DURING_S) / before)
+    assert row.rate >= LEAST_RATE, f"{row.rate:.2f} of the step rate"
+
+
+def unharmed(honest: Honest, losses: list[float]) -> None:
+    for was, now in zip(losses, honest.losses(), strict=True):
+        assert math.isfinite(now)
+        assert now < was + 0.5
+
+
+@pytest.mark.parametrize("what", VALUES)
+async def test_values(honest: Honest, row: Row, what: str) -> None:
+    """A member sends a block of {what}
+    Refused or taken back, the sender named and kept away; the others' loss and rate as before
+    """
+    honest.mix_again()
+    before, losses = await honest.rate(BEFORE_S), honest.losses()
+    async with attacking(honest.secret, *honest.addresses) as attacker:
+        for victim in attacker.victims:
+            await attacker.echoes(victim, with_values(VALUES[what]))
+        await measured(honest, row, before)
+        ended = [victim.ended for victim in attacker.victims]
+    unharmed(honest, losses)
+    assert all(ended), ended
+    kept = honest.said(attacker.identity.peer_id[:8])
+    assert kept
+    row.seen = f"{len(ended)} links ended: {ended[0][:60]}"
+
+
+async def test_row_means(honest: Honest, row: Row) -> None:
+    """A member sends row means of 3e38
+    Refused, the sender named; the others' loss and rate as before
+    """
+    honest.mix_again()
+    before, losses = await honest.rate(BEFORE_S), honest.losses()
+    async with attacking(honest.secret, *honest.addresses) as attacker:
+        for victim in attacker.victims:
+            await attacker.echoes(victim, with_values(lambda v: np.full_like(v, 3e38), Section.SECOND))
+        await measured(honest, row, before)
+        ended = [victim.ended for victim in attacker.victims]
+    unharmed(honest, losses)
+    assert all(ended), ended
+    row.seen = f"{len(ended)} links ended: {ended[0][:60]}"
+
+
+HEADERS: dict[str, Callable[[BlockHeader], BlockHeader]] = {
+    "another block's shape": lambda h: h._replace(block=h.block + 1),
+    "another run's number": lambda h: h._replace(run=h.run ^ 1),
+    "2^40 updates": lambda h: h._replace(updates=1 << 30),
+    "too many chunks": lambda h: h._replace(chunks=h.chunks + 1),
+    "the wrong extents": lambda h: h._replace(extents=tuple((s, n + 1) for s, n in h.extents)),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+async def test_headers(honest: Honest, row: Row, what: str) -> None:
+    """A member announces {what}
+    Refused, the sender named; rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+
+    def forge(part: Forged) -> bytes:
+        return messages.header(HEADERS[what](part)) if isinstance(part, BlockHeader) else echoed(part)
+
+    async with attacking(honest.secret, *honest.addresses) as attacker:
+        for victim in attacker.victims:
+            await attacker.echoes(victim, forge)
+        await measured(honest, row, before)
+        ended = [victim.ended for victim in attacker.victims]
+    assert all(ended), ended
+    row.seen = f"{len(ended)} links ended: {ended[0][:60]}"
+
+
+@pytest.mark.parametrize("claim", ["10^12", "2^40", "5 steps ahead", "a step of long ago"])
+async def test_claimed_steps(honest: Honest, row: Row, claim: str) -> None:
+    """A member's beacons claim {claim}
+    Nobody follows; rate as before
+    """
+    claims: dict[str, Callable[[int], int]] = {
+        "10^12": lambda step: 10**12,
+        "2^40": lambda step: 1 << 40,
+        "5 steps ahead": lambda step: step + 5,
+        "a step of long ago": lambda step: max(0, step - 1000),
+    }
+    honest.mix_again()
+    before, steps, begun = await honest.rate(BEFORE_S), honest.steps(), time.monotonic()
+    async with attacking(honest.secret, *honest.addresses, trains=False) as attacker:
+        attacker.claim = claims[claim]
+        for victim in attacker.victims:
+            await attacker.trains(victim)
+        row.rate = min(1.0, await honest.rate(DURING_S) / before)
+    now, most = honest.steps(), 1.5 * before * (time.monotonic() - begun)
+    assert all(0 < after - was < most + 20 for was, after in zip(steps, now, strict=True)), (steps, now, most)
+    assert row.rate >= LEAST_RATE
+    row.seen = f"they took {now[0] - steps[0]} steps, as before"
+
+
+async def test_a_step_beyond_all(honest: Honest, row: Row) -> None:
+    """A member's beacon claims step 2^64 - 1
+    The link ends, the sender named; rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    async with attacking(honest.secret, *honest.addresses, trains=False) as attacker:
+        for victim in attacker.victims:
+            await victim.tell(beacon=pb.Beacon(sequence=1, step=2**64 - 1, stage=pb.STAGE_TRAINING))
+        await measured(honest, row, before)
+        ended = [victim.ended for victim in attacker.victims]
+    assert all(ended)
+    row.seen = f"{len(ended)} links ended: {ended[0][:60]}"
+
+
+async def test_late_ends(honest: Honest, row: Row) -> None:
+    """A member begins each message at once and ends it when the others have gone on
+    After four steps they no longer wait for it; from then on the rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    async with attacking(honest.secret, *honest.addresses) as attacker:
+
+        async def late(victim: object) -> None:
+            link = victim.link  # type: ignore[attr-defined]
+            held: list[bytes] = []
+            while True:
+                part = messages.parse_block(await link.blocks.receive())
+                if isinstance(part, BlockHeader):
+                    for message in held:
+                        await link.blocks.send(message)
+                    held = []
+                    await link.blocks.send(messages.header(part))
+                else:
+                    held.append(echoed(part))
+
+        for victim in attacker.victims:
+            attacker.also(late(victim))
+        await asyncio.sleep(3.0)
+        await measured(honest, row, before)
+    row.seen = "the others go on without it"
+
+
+@pytest.mark.parametrize("what", ["says nothing more", "sends a header without its block", "never reads"])
+async def test_silence(honest: Honest, row: Row, what: str) -> None:
+    """A member trains by its beacons, and {what}
+    It counts as missing, and after some steps is not waited for; from then on the rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    async with attacking(honest.secret, *honest.addresses) as attacker:
+        if what == "sends a header without its block":
+
+            def forge(part: Forged) -> bytes:
+                return messages.header(part) if isinstance(part, BlockHeader) else b""
+
+            async def headers(victim: object) -> None:
+                link = victim.link  # type: ignore[attr-defined]
+                while True:
+                    part = messages.parse_block(await link.blocks.receive())
+                    if isinstance(part, BlockHeader):
+                        await link.blocks.send(messages.header(part))
+
+            for victim in attacker.victims:
+                attacker.also(headers(victim))
+        await asyncio.sleep(3.0)
+        await measured(honest, row, before)
+    row.seen = "the others go on without it"
+
+
+async def test_sybils(honest: Honest, row: Row) -> None:
+    """40 identities with the secret, which train by their beacons and bring nothing
+    They count as missing, and after some steps are not waited for; from then on the rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    sybils = [Attacker(honest.secret) for _ in range(40)]
+    try:
+        for sybil in sybils:
+            victim = await sybil.link(honest.addresses[0])
+            await sybil.trains(victim)
+        await asyncio.sleep(3.0)
+        await measured(honest, row, before)
+    finally:
+        for sybil in sybils:
+            await sybil.close()
+    row.seen = "the others go on without them"
+
+
+FLOODS: dict[str, Callable[[int], pb.ControlMessage]] = {
+    "beacons": lambda n: pb.ControlMessage(beacon=pb.Beacon(sequence=n, step=1, stage=pb.STAGE_AWAY)),
+    "asks": lambda n: pb.ControlMessage(ask=pb.Ask(phase=n)),
+    "views": lambda n: pb.ControlMessage(view=pb.View()),
+    "nonsense": lambda n: pb.ControlMessage(duplicate_identity=pb.DuplicateIdentity()),
+}
+
+
+@pytest.mark.parametrize("what", FLOODS)
+async def test_floods(honest: Honest, row: Row, what: str) -> None:
+    """A member sends {what} as fast as the line goes
+    The link ends, the sender named and kept away; rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    async with attacking(honest.secret, *honest.addresses, trains=False) as attacker:
+
+        async def flood(victim: object) -> None:
+            for number in range(100_000):
+                await victim.link.control.send(messages.encode_control(FLOODS[what](number)))  # type: ignore[attr-defined]
+
+        for victim in attacker.victims:
+            attacker.also(flood(victim))
+        await measured(honest, row, before)
+        ended = [victim.ended for victim in attacker.victims]
+        assert all(ended)
+        with pytest.raises((ConnectionRefusedError, DecadError)) as refused:
+            await Attacker(honest.secret, attacker.identity).link(honest.addresses[0])
+    assert "kept away" in str(refused.value)
+    row.seen = f"{len(ended)} links ended: {ended[0][:60]}"
+
+
+@pytest.mark.parametrize("members", [1024, 100_000])
+async def test_views(honest: Honest, row: Row, members: int) -> None:
+    """A member's view names {members} invented peers
+    At most four of them are dialled at a time, or the view is refused; rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    reached = 0
+
+    async def dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal reached
+        reached += 1
+        await asyncio.sleep(60)
+
+    server = await asyncio.start_server(dialled, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with attacking(honest.secret, honest.addresses[0], trains=False) as attacker:
+        view = pb.View(
+            members=[
+                pb.View.Member(
+                    peer_id=number.to_bytes(32, "big"),
+                    address=f"127.0.{number >> 8 & 255}.{number & 255}:{port}",
+                )
+                for number in range(1, members)
+            ]
+        )
+        try:
+            await attacker.victims[0].tell(view=view)
+        except Exception as error:
+            row.seen = f"not sent: {error}"
+        await measured(honest, row, before)
+    server.close()
+    assert reached <= 16
+    row.seen = f"{reached} of the addresses were dialled within {DURING_S:.0f} s"
+
+
+async def test_fetches_that_are_never_read(honest: Honest, row: Row) -> None:
+    """10 identities on 40 links ask for blocks and never read
+    No more than a few copies in memory; rate as before
+    """
+    honest.mix_again()
+    before, memory = await honest.rate(BEFORE_S), honest.memory()
+    attackers = [Attacker(honest.secret) for _ in range(10)]
+    links = 0
+    try:
+        for attacker in attackers:
+            for _ in range(4):
+                try:
+                    victim = await attacker.link(honest.addresses[0])
+                except (ConnectionRefusedError, DecadError):
+                    continue
+                links += 1
+                request = pb.FetchMessage(request=pb.FetchRequest(block=1))
+                for _ in range(2):
+                    await victim.link.fetch.send(request.SerializeToString())
+        await measured(honest, row, before)
+        grown = honest.memory() - memory
+    finally:
+        for attacker in attackers:
+            await attacker.close()
+    assert grown < 100e6
+    row.seen = f"{links} links; memory grew by {grown / 1e6:.0f} MB"
+
+
+async def test_half_open(honest: Honest, row: Row) -> None:
+    """50 identities open 200 links and never say Hello
+    A newcomer gets in within a second; rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    attackers = [Attacker(honest.secret) for _ in range(50)]
+    opened = 0
+    try:
+        for attacker in attackers:
+            for _ in range(4):
+                try:
+                    await attacker.transport.dial(honest.addresses[0], 2.0)
+                    opened += 1
+                except DecadError:
+                    pass
+        begun = time.monotonic()
+        newcomer = Attacker(honest.secret)
+        await newcomer.link(honest.addresses[0])
+        took = time.monotonic() - begun
+        await newcomer.close()
+        await measured(honest, row, before)
+    finally:
+        for attacker in attackers:
+            await attacker.close()
+    assert took < 2.0
+    row.seen = f"{opened} were opened; a newcomer got in after {took:.2f} s"
+
+
+async def test_identity_theft(honest: Honest, row: Row) -> None:
+    """A member says Hello with a living peer's id
+    Refused; the living peer's links stay
+    """
+    honest.mix_again()
+    before, taken = await honest.rate(BEFORE_S), honest.daemons[1].status().peer_id
+    refused = 0
+    for _ in range(13):
+        thief = Attacker(honest.secret)
+        try:
+            await thief.link(honest.addresses[0], peer_id=taken)
+        except (ConnectionRefusedError, DecadError):
+            refused += 1
+        await thief.close()
+    await measured(honest, row, before)
+    assert refused == 13
+    row.seen = f"{refused} of 13 refused"
+
+
+async def test_random_bytes(honest: Honest, row: Row) -> None:
+    """Members send random and damaged messages on all channels, 200 links
+    Each link ends; no daemon does; rate as before
+    """
+    honest.mix_again()
+    before = await honest.rate(BEFORE_S)
+    chance = np.random.default_rng(0)
+
+    async def harm() -> int:
+        ended = 0
+        for number in range(200):
+            attacker = Attacker(honest.secret)
+            try:
+                victim = await attacker.link(honest.addresses[number % 3])
+                channel = (victim.link.control, victim.link.blocks, victim.link.fetch)[number % 3]
+                await channel.send(chance.bytes(int(chance.integers(1, 200))))
+                async with asyncio.timeout(5):
+                    while not victim.ended:
+                        await asyncio.sleep(0.01)
+                ended += 1
+            except (DecadError, ConnectionRefusedError):
+                ended += 1
+            finally:
+                await attacker.close()
+        return ended
+
+    harming = asyncio.ensure_future(harm())
+    await measured(honest, row, before)
+    assert await harming == 200
+    row.seen = "200 links ended"
+
+
+async def test_own_identity_anew(honest: Honest, row: Row) -> None:
+    """A member goes by the victim's own id
+    Refused
+    """
+    own = honest.daemons[0].status().peer_id
+    thief = Attacker(honest.secret, Identity.generate())
+    with pytest.raises((ConnectionRefusedError, DecadError)) as refused:
+        await thief.link(honest.addresses[0], peer_id=own)
+    await thief.close()
+    row.seen = str(refused.value)[:70]
