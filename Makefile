@@ -11,7 +11,7 @@ SINGLE := $(addprefix tests/,unit paper property simulation)
 SEVERAL := $(addprefix tests/,integration chaos)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz chaos chaos-sim chaos-repeat chaos-leak compose-test network-check check venv proto bench results results-quick robustness dist dist-test clean
+.PHONY: help demo test security fuzz chaos chaos-sim chaos-repeat chaos-leak compose-test network-check check venv proto bench results results-quick robustness dist dist-test clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -26,6 +26,9 @@ test: $(VENV)/.dev $(VENV)/.demo ## Run all tests, fast ones first
 
 chaos: $(VENV)/.dev ## Do every harm to real daemons and print one table (as root; CHAOS_JSON=FILE keeps it)
 	$(BIN)/python tests/chaos/run.py $(if $(CHAOS_JSON),--json $(CHAOS_JSON))
+
+security: $(VENV)/.dev ## Attack three daemons in all ways that we know and print one table (as root; SECURITY_JSON=FILE keeps it)
+	$(BIN)/python tests/security/run.py $(if $(SECURITY_JSON),--json $(SECURITY_JSON))
 
 SECONDS ?= 120
 fuzz: $(VENV)/.dev ## Look for inputs that break a parser, by atheris: SECONDS=120 for each of 15 targets; keeps what it finds

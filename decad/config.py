@@ -187,6 +187,10 @@ class PeerConfig(BaseModel):
     """Sequences of one step."""
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Sequences of one forward and backward pass; a batch of more is taken in parts. 0: the whole batch."""
+    dp_noise: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Differential privacy of this machine's examples: noise on each step's gradient, in clipping norms; 0: none."""
+    dp_clip: Annotated[float, Field(gt=0)] = 1.0
+    """With dp_noise: the largest norm of one example's gradient."""
     gradient_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again on the way back: less memory, more time."""
     device: str = "auto"

@@ -177,6 +177,8 @@ class Training(google.protobuf.message.Message):
     STEPS_INCOMPLETE_FIELD_NUMBER: builtins.int
     STEPS_SKIPPED_FIELD_NUMBER: builtins.int
     DEADLINE_S_FIELD_NUMBER: builtins.int
+    DP_EPSILON_FIELD_NUMBER: builtins.int
+    DP_DELTA_FIELD_NUMBER: builtins.int
     loss: builtins.float
     """NaN until known."""
     held_out_loss: builtins.float
@@ -196,6 +198,9 @@ class Training(google.protobuf.message.Message):
     steps_skipped: builtins.int
     """Steps left out to catch up with the neighbours."""
     deadline_s: builtins.float
+    dp_epsilon: builtins.float
+    """Differential privacy of this machine's examples so far, for dp_delta; negative without it."""
+    dp_delta: builtins.float
     def __init__(
         self,
         *,
@@ -214,8 +219,10 @@ class Training(google.protobuf.message.Message):
         steps_incomplete: builtins.int = ...,
         steps_skipped: builtins.int = ...,
         deadline_s: builtins.float = ...,
+        dp_epsilon: builtins.float = ...,
+        dp_delta: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compute_s", b"compute_s", "deadline_s", b"deadline_s", "device_memory_bytes", b"device_memory_bytes", "exchange_s", b"exchange_s", "first_held_out_loss", b"first_held_out_loss", "held_out_loss", b"held_out_loss", "held_out_step", b"held_out_step", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "step_s", b"step_s", "steps_incomplete", b"steps_incomplete", "steps_skipped", b"steps_skipped", "steps_taken", b"steps_taken", "tokens_per_s", b"tokens_per_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compute_s", b"compute_s", "deadline_s", b"deadline_s", "device_memory_bytes", b"device_memory_bytes", "dp_delta", b"dp_delta", "dp_epsilon", b"dp_epsilon", "exchange_s", b"exchange_s", "first_held_out_loss", b"first_held_out_loss", "held_out_loss", b"held_out_loss", "held_out_step", b"held_out_step", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "step_s", b"step_s", "steps_incomplete", b"steps_incomplete", "steps_skipped", b"steps_skipped", "steps_taken", b"steps_taken", "tokens_per_s", b"tokens_per_s"]) -> None: ...
 
 Global___Training: typing_extensions.TypeAlias = Training
 

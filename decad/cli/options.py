@@ -147,6 +147,12 @@ _SETTINGS = (
     ("--seq-len", "N", "Tokens of a sequence.  [default: 512, or what the model takes]"),
     ("--batch-size", "N", "Sequences of a step.  [default: 4]"),
     ("--micro-batch", "N", "Sequences of one pass; a batch is taken in such parts. 0: all.  [default: 0]"),
+    (
+        "--dp-noise",
+        "SIGMA",
+        "Differential privacy: noise on each gradient, in clipping norms; 0: none.  [default: 0]",
+    ),
+    ("--dp-clip", "NORM", "With --dp-noise: the largest gradient norm of one example.  [default: 1]"),
     ("--seed", "N", "Of the visiting order and the data's order.  [default: 0]"),
     ("--device", "NAME", "auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
     ("--dtype", "NAME", "auto, float32 or bfloat16.  [default: auto]"),

@@ -71,6 +71,16 @@ def _running(reply: pb.StatusReply) -> list[tuple[str, str]]:
             size(t.memory_bytes)
             + (f", {size(t.device_memory_bytes)} on the device" if t.device_memory_bytes else ""),
         ),
+        *(
+            [
+                (
+                    "privacy",
+                    f"epsilon {t.dp_epsilon:.2f} at delta {t.dp_delta:g}, an example of this machine's data",
+                )
+            ]
+            if t.dp_epsilon >= 0
+            else []
+        ),
         ("traffic", f"sent {_traffic(reply.traffic.sent)}; received {_traffic(reply.traffic.received)}"),
         (
             "steps",

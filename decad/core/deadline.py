@@ -26,8 +26,8 @@ SLOW = 2.0
 LATE_TIMES = 4
 """So many late messages among the last `HISTORY`, while most neighbours were in time, and one is not waited for. So
 many steps in a row without a whole message, and it is waited for only once one has begun."""
-FIRST_PAUSE = 64
-"""Steps for which it is not waited for; twice as many each time that it happens again."""
+FIRST_PAUSE = 256
+"""Steps for which it is not waited for; four times as many each time that it happens again."""
 LONGEST_PAUSE = 4096
 TARDY_KEPT = 1024
 """Peers of which this is remembered, also when their links end: else they would only have to come back."""
@@ -70,7 +70,7 @@ class _Tardiness:
             return
         self.late.append(late)
         if sum(self.late) >= LATE_TIMES:
-            self.left, self.pause = self.pause, min(2 * self.pause, LONGEST_PAUSE)
+            self.left, self.pause = self.pause, min(4 * self.pause, LONGEST_PAUSE)
             self.late.clear()
 
 

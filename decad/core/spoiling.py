@@ -5,9 +5,10 @@ honest peers have. So two that were near each other are apart by at most what bo
 
     ||public_j - public_i||  <=  2 * ADAM_STEP * lr * steps * sqrt(n)
 
-with the steps of this block since then. A block that is further away, and further than mine is from zero, is somebody's
-fault or meant: the step's mixing is taken back, and its sender named. So two halves of a network that was split for long
-still come together. Who is met for the first time has just fetched what it missed: it gets a phase's steps.
+with the steps of this block since then. A block that is further away, and further than mine is from zero, is
+somebody's fault or meant: the step's mixing is taken back, and its sender named. So two halves of a network that was
+split for long still come together. Who is met for the first time has just fetched what it missed: it gets a phase's
+steps.
 """
 
 from __future__ import annotations

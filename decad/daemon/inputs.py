@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from decad.config import PeerConfig, RunSpec
+from decad.core.privacy import LocalPrivacy
 from decad.daemon.device import available_memory, choose_dtype, is_emulated
 from decad.data.local import PackedData, load_data
 from decad.data.source import Source
@@ -42,6 +43,7 @@ def load_directory(spec: RunSpec, config: PeerConfig, device: torch.device) -> T
         spec,
         micro_batch=config.micro_batch,
         checkpointing=config.gradient_checkpointing,
+        privacy=LocalPrivacy(config.dp_noise, config.dp_clip) if config.dp_noise else None,
     )
 
 

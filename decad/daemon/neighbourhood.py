@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from decad.core.overlay import neighbours
 from decad.daemon.context import PeerContext
-from decad.membership.credible import StepBound, reached_by_half, reached_by_most
+from decad.membership.credible import (
+    LoneLeaders,
+    StepBound,
+    reached_by_half,
+    reached_by_most,
+    reached_by_two,
+)
 from decad.membership.edges import mixing_edges
 from decad.membership.identity import short_id
 from decad.membership.table import PeerTable, State
@@ -18,6 +25,7 @@ class Neighbourhood:
     def __init__(self, context: PeerContext, table: PeerTable) -> None:
         self._me, self._name, self._run = context.peer_id, context.config.name, context.run
         self._table = table
+        self._lone = LoneLeaders()
         self.bound: StepBound | None = None
         """What this peer's own pace makes of others' steps; None until it trains."""
         self.changed = asyncio.Event()
@@ -36,23 +44,46 @@ class Neighbourhood:
 
     def highest_step(self) -> int | None:
         """The furthest step that is to be believed of all peers that train or are ready to; None without any."""
-        claimed = [self._table[peer].step for peer in self._table.ready]
-        if not claimed:
+        if not self._table.ready:
             return None
-        return reached_by_most(claimed) if self.bound is None else self._believed(claimed)
+        if self.bound is None:
+            return reached_by_most([self._table[peer].step for peer in self._table.ready])
+        return self._believed(self._table.ready)
 
     def furthest_neighbour(self) -> int | None:
         """The furthest step that is to be believed of the neighbours to mix with; None without any."""
-        claimed = [self._table[peer].step for peer in self.edges()]
-        return self._believed(claimed) if claimed else None
+        near = self.edges()
+        return self._believed(near) if near else None
 
-    def _believed(self, claimed: list[int]) -> int:
-        """The furthest of these. A claim beyond all belief is not even taken as far as it could be true."""
-        if self.bound is None:
-            return max(claimed)
+    def followed(self, step: int) -> None:
+        """This peer skips to ``step``: whoever is alone there is not followed again soon."""
         heard = [self._table[peer].step for peer in self._table.ready]
-        most = max(self.bound.most(asyncio.get_running_loop().time()), reached_by_half(heard))
-        return max((step for step in claimed if step <= most), default=0)
+        if step > max(reached_by_half(heard), reached_by_two(heard)):
+            for peer in self._table.ready:
+                if self._table[peer].step >= step:
+                    self._lone.followed(peer)
+
+    def _believed(self, peers: Collection[str]) -> int:
+        """The furthest step of these. A claim beyond all belief is not even taken as far as it could be true."""
+        claims = {peer: self._table[peer].step for peer in peers}
+        bound = self.bound
+        if bound is None:
+            return max(claims.values())
+        now = asyncio.get_running_loop().time()
+        heard = {peer: self._table[peer].step for peer in self._table.ready}
+        for peer, step in heard.items():
+            self._lone.seen(peer, step - bound.mine, now)
+        possible = bound.most(now)
+        shared = possible if len(heard) < 2 else min(possible, reached_by_two(heard.values()))
+        most = max(shared, reached_by_half(heard.values()))
+
+        def explained(peer: str, step: int) -> bool:
+            return self._lone.explained(peer, step - bound.mine, now, bound.fastest_s)
+
+        return max(
+            (step for peer, step in claims.items() if step <= max(most, bound.mine) or explained(peer, step)),
+            default=0,
+        )
 
     def furthest(self) -> list[str]:
         """Peers that train or are ready to, within a step of the furthest of them, in the order of ids."""

@@ -52,6 +52,8 @@ class Progress:
     held_out_loss: float = math.nan
     held_out_step: int = 0
     first_held_out_loss: float = math.nan
+    epsilon: float = -1.0
+    """Differential privacy of this machine's examples so far; negative without it."""
     learning_rate: float = 0.0
     tokens: int = 0
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED))

@@ -13,6 +13,7 @@ import torch
 from decad import __version__
 from decad._proto import control_pb2 as pb
 from decad.config import PeerConfig
+from decad.core.privacy import DELTA
 from decad.core.schedule import Schedule, horizon
 from decad.daemon.context import PeerContext
 from decad.daemon.exchange import Exchange
@@ -109,6 +110,8 @@ class StatusBoard:
             steps_incomplete=p.steps_incomplete,
             steps_skipped=as_uint64(p.steps_skipped),
             deadline_s=self.exchange.last_deadline,
+            dp_epsilon=p.epsilon,
+            dp_delta=DELTA if p.epsilon >= 0 else 0.0,
         )
 
     def _neighbours(self) -> list[pb.Neighbour]:
@@ -207,6 +210,7 @@ def loading_reply(config: PeerConfig, run: str, progress: Progress) -> pb.Status
             held_out_loss=math.nan,
             first_held_out_loss=math.nan,
             memory_bytes=process.memory_info().rss,
+            dp_epsilon=-1.0,
         ),
         notices=_noticed(progress.notices),
         uptime_s=time.time() - process.create_time(),

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from torch import Tensor
 
+from decad.core.privacy import epsilon
 from decad.core.schedule import Position, Schedule
 from decad.daemon.compute import ComputeThread
 from decad.daemon.context import PeerContext
@@ -24,8 +25,9 @@ from decad.daemon.progress import Activity
 from decad.daemon.replica import Replica
 from decad.daemon.saver import Saver
 from decad.daemon.transfer import StateTransfer
+from decad.data.local import LocalData
 from decad.data.position import DataPosition
-from decad.errors import OperatorError, StateError
+from decad.errors import ConfigError, OperatorError, StateError
 from decad.membership.credible import StepBound
 from decad.membership.table import Stage
 from decad.state.manifest import RunRecord
@@ -64,6 +66,7 @@ class Trainer:
         self._missing = ""
         """What was said of who was missing from the last step."""
         self._drawn_by, self._position = loaded.drawn_by, loaded.position
+        self._account()
 
     @property
     def step(self) -> int:
@@ -176,6 +179,7 @@ class Trainer:
             progress.stepped(loss, tokens, half - begun, now - half, not proceed.missing)
             self._tell_missing(step, describe(proceed, self._neighbourhood.label))
             self._position = following
+            self._account()
             progress.step = step + 1
             mixed, missing = self._names(neighbours.difference(proceed.missing)), self._names(proceed.missing)
             progress.tell(StepTaken(step, loss, mixed, missing))
@@ -185,6 +189,16 @@ class Trainer:
             self._saver.due()
         if self._saver.may_begin:
             await self._begin_save()
+
+    def _account(self) -> None:
+        """What the examples have given away so far, where they are protected."""
+        if not (noise := self._config.dp_noise):
+            return
+        if self._model.privacy is None or not isinstance(self._data, LocalData):
+            raise ConfigError(
+                "dp_noise protects data and models that decad loads itself, not a program's own."
+            )
+        self.progress.epsilon = epsilon(noise, -(-self._position.consumed // self._data.train_sequences))
 
     def _gradient(self) -> tuple[float, Tensor, int, DataPosition]:
         """Of the next batch, on the compute thread: mean loss, gradient, tokens, and where the data goes on."""
@@ -224,6 +238,7 @@ class Trainer:
         if (skipped := self.progress.step - before) <= 0:  # whoever was ahead has left meanwhile
             return
         self.progress.steps_skipped += skipped
+        self._neighbourhood.followed(self.progress.step)
         self._bound.jumped(self.progress.step, asyncio.get_running_loop().time())
         also = f", and fetched the blocks that were trained meanwhile ({fetched})" if fetched else ""
         self.progress.notice(

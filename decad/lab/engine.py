@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decad.config import RunSpec
 from decad.core.batch import Batch, Score
+from decad.core.privacy import LocalPrivacy
 from decad.core.schedule import Schedule
 from decad.core.section import Section
 from decad.data.local import data_seed
@@ -178,7 +179,12 @@ class Laboratory:
         experiment = self.experiment
         dtype = torch.float32 if experiment.dtype == "float32" else torch.bfloat16
         return TrainableModel.load(
-            experiment.model, torch.device("cpu"), dtype, spec, micro_batch=experiment.micro_batch
+            experiment.model,
+            torch.device("cpu"),
+            dtype,
+            spec,
+            micro_batch=experiment.micro_batch,
+            privacy=LocalPrivacy(experiment.dp_noise, experiment.dp_clip) if experiment.dp_noise else None,
         )
 
 

@@ -51,6 +51,9 @@ class Experiment(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] = 4
     """Sequences or examples of one peer's step."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
+    dp_noise: Annotated[float, Field(ge=0)] = 0.0
+    dp_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Differential privacy of each peer's examples: see `decad.core.privacy`."""
     seq_len: Annotated[int, Field(ge=8)] = 128
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of each peer's data that is kept aside; all models are evaluated on that of all peers together."""

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from decad.config import RunSpec
 from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
+from decad.core.privacy import LocalPrivacy, PrivateSum
 from decad.errors import ConfigError, InternalError
 from decad.model.division import divide
 from decad.model.export import check_export
@@ -58,13 +59,14 @@ class TrainableModel:
         tokenizer: Any,
         device: torch.device,
         micro_batch: int = 0,
+        privacy: LocalPrivacy | None = None,
     ) -> None:
         """Take over ``module`` (on the host); `load` is the usual way in."""
         self.tokenizer = tokenizer
         self.device = device
         self.module = module
         self.objective = objective
-        self.micro_batch = micro_batch
+        self.micro_batch, self.privacy = micro_batch, privacy
         self._parameters = dict(module.named_parameters())  # tied weights once, under the embedding's name
         self.dtype = next(iter(self._parameters.values())).dtype
         self.plan = divide(module, spec.blocks, spec.freeze)
@@ -84,12 +86,13 @@ class TrainableModel:
         *,
         micro_batch: int = 0,
         checkpointing: bool = False,
+        privacy: LocalPrivacy | None = None,
     ) -> TrainableModel:
         """Load a Hugging Face directory onto ``device`` in float32 or bfloat16.
 
         ``spec`` says what it is trained for and how it is divided; ``micro_batch``: examples of one forward and
         backward pass, 0 for all of a batch; ``checkpointing``: keep a layer's input alone and make the rest again on
-        the way back. Raises ModelError and ConfigError.
+        the way back; ``privacy``: of each example in `gradient`. Raises ModelError and ConfigError.
         """
         spec = what_to_train(directory, spec)
         base = BaseWeights(directory)
@@ -106,7 +109,7 @@ class TrainableModel:
             "model_files": meaning_of(module.config, tokenizer, spec.task),
         }
         spec = spec.model_copy(update=measured)
-        return cls(module, spec, objective, tokenizer, device, micro_batch)
+        return cls(module, spec, objective, tokenizer, device, micro_batch, privacy)
 
     @property
     def context_length(self) -> int:
@@ -137,9 +140,11 @@ class TrainableModel:
         """Mean loss over the predictions of ``batch`` (on the host) and its gradient in the active block, fp32 [n].
 
         The gradient is a fresh tensor that belongs to the caller. Comes back at the next micro-batch, with what it has,
-        once ``interrupted``. DECA eq. for g: grad_k F_i(theta; batch).
+        once ``interrupted``. DECA eq. for g: grad_k F_i(theta; batch). With privacy see `decad.core.privacy`.
         """
         block, _ = self._need_active()
+        if self.privacy is not None:
+            return self._private_gradient(batch, block, self.privacy, interrupted)
         parameters = [self._parameters[slot.name] for slot in block.slots]
         total, every = 0.0, batch.predictions
         flat: Tensor | None = None
@@ -156,6 +161,23 @@ class TrainableModel:
         if flat is None:
             flat = torch.zeros(block.numel, device=self.device)
         return total, flat
+
+    def _private_gradient(
+        self, batch: Examples, block: Block, privacy: LocalPrivacy, interrupted: Callable[[], bool]
+    ) -> tuple[float, Tensor]:
+        """One example at a time, each with the mean over its own predictions."""
+        parameters = [self._parameters[slot.name] for slot in block.slots]
+        private, total, parts = PrivateSum(privacy, block.numel, self.device), 0.0, batch.split(1)
+        for part in parts:
+            if interrupted():
+                break
+            if not part.predictions:
+                continue
+            loss = self.objective.loss(part.to(self.device))
+            gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+            private.add(add_up(gradients, block, 1.0, None))
+            total += loss.item() / len(parts)
+        return total, private.finish(len(parts))
 
     def sync(self) -> None:
         """Cast the master into the weights that the forward pass uses; nothing to do in fp32."""

@@ -21,7 +21,7 @@ from decad.wire.transport import Link
 
 Forge = Callable[[BlockHeader | BlockChunk], bytes]
 """What the attacker sends in the place of a message that a victim sent it."""
-BEACON_S = 0.02
+BEACON_S = 0.2
 
 
 class Victim:
@@ -32,6 +32,7 @@ class Victim:
         self.step = hello.step
         self.ended = ""
         """Why the link ended, once it has."""
+        self.over = asyncio.Event()
 
     async def tell(self, **message: Any) -> None:
         """A control message."""
@@ -111,6 +112,8 @@ class Attacker:
                     victim.ended = message.refusal.reason
         except DecadError as error:
             victim.ended = victim.ended or str(error)
+        finally:
+            victim.over.set()
 
     async def _beacons(self, victim: Victim) -> None:
         sequence = 0

@@ -9,9 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from security.attacker import Attacker, attacking
-from security.attacker import honest as echoed
-from security.conftest import BEFORE_S, DURING_S, LEAST_RATE, Honest, Row
+from numpy.typing import NDArray
 
 from decad._proto import peer_pb2 as pb
 from decad.core.section import Section
@@ -19,15 +17,22 @@ from decad.errors import DecadError
 from decad.membership.identity import Identity
 from decad.wire import messages
 from decad.wire.messages import BlockChunk, BlockHeader
+from security.attacker import Attacker, Victim, attacking
+from security.attacker import honest as echoed
+from security.conftest import BEFORE_S, DURING_S, LEAST_RATE, SETTLE_S, Honest, Row
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 Forged = BlockHeader | BlockChunk
 
 
-def with_values(
-    change: Callable[[np.ndarray], np.ndarray], section: Section = Section.BLOCK
-) -> Callable[[Forged], bytes]:
+Values = NDArray[np.float32]
+Change = Callable[[Values], Values]
+
+
+def with_values(change: Change, section: Section = Section.BLOCK) -> Callable[[Forged], bytes]:
+    """The victim's own block, changed."""
+
     def forge(part: Forged) -> bytes:
         if isinstance(part, BlockHeader) or part.section is not section:
             return echoed(part)
@@ -39,7 +44,7 @@ def with_values(
     return forge
 
 
-VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+VALUES: dict[str, Change] = {
     "NaN": lambda values: values * math.nan,
     "1e30": lambda values: np.full_like(values, 1e30),
     "3e38": lambda values: np.full_like(values, 3e38),
@@ -141,6 +146,7 @@ async def test_claimed_steps(honest: Honest, row: Row, claim: str) -> None:
         attacker.claim = claims[claim]
         for victim in attacker.victims:
             await attacker.trains(victim)
+        await asyncio.sleep(SETTLE_S)
         row.rate = min(1.0, await honest.rate(DURING_S) / before)
     now, most = honest.steps(), 1.5 * before * (time.monotonic() - begun)
     assert all(0 < after - was < most + 20 for was, after in zip(steps, now, strict=True)), (steps, now, most)
@@ -171,8 +177,8 @@ async def test_late_ends(honest: Honest, row: Row) -> None:
     before = await honest.rate(BEFORE_S)
     async with attacking(honest.secret, *honest.addresses) as attacker:
 
-        async def late(victim: object) -> None:
-            link = victim.link  # type: ignore[attr-defined]
+        async def late(victim: Victim) -> None:
+            link = victim.link
             held: list[bytes] = []
             while True:
                 part = messages.parse_block(await link.blocks.receive())
@@ -186,7 +192,7 @@ async def test_late_ends(honest: Honest, row: Row) -> None:
 
         for victim in attacker.victims:
             attacker.also(late(victim))
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(SETTLE_S)
         await measured(honest, row, before)
     row.seen = "the others go on without it"
 
@@ -201,11 +207,8 @@ async def test_silence(honest: Honest, row: Row, what: str) -> None:
     async with attacking(honest.secret, *honest.addresses) as attacker:
         if what == "sends a header without its block":
 
-            def forge(part: Forged) -> bytes:
-                return messages.header(part) if isinstance(part, BlockHeader) else b""
-
-            async def headers(victim: object) -> None:
-                link = victim.link  # type: ignore[attr-defined]
+            async def headers(victim: Victim) -> None:
+                link = victim.link
                 while True:
                     part = messages.parse_block(await link.blocks.receive())
                     if isinstance(part, BlockHeader):
@@ -213,7 +216,7 @@ async def test_silence(honest: Honest, row: Row, what: str) -> None:
 
             for victim in attacker.victims:
                 attacker.also(headers(victim))
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(SETTLE_S)
         await measured(honest, row, before)
     row.seen = "the others go on without it"
 
@@ -229,7 +232,7 @@ async def test_sybils(honest: Honest, row: Row) -> None:
         for sybil in sybils:
             victim = await sybil.link(honest.addresses[0])
             await sybil.trains(victim)
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(SETTLE_S)
         await measured(honest, row, before)
     finally:
         for sybil in sybils:
@@ -254,17 +257,19 @@ async def test_floods(honest: Honest, row: Row, what: str) -> None:
     before = await honest.rate(BEFORE_S)
     async with attacking(honest.secret, *honest.addresses, trains=False) as attacker:
 
-        async def flood(victim: object) -> None:
+        async def flood(victim: Victim) -> None:
             for number in range(100_000):
-                await victim.link.control.send(messages.encode_control(FLOODS[what](number)))  # type: ignore[attr-defined]
+                await victim.link.control.send(messages.encode_control(FLOODS[what](number)))
 
         for victim in attacker.victims:
             attacker.also(flood(victim))
         await measured(honest, row, before)
         ended = [victim.ended for victim in attacker.victims]
         assert all(ended)
-        with pytest.raises((ConnectionRefusedError, DecadError)) as refused:
-            await Attacker(honest.secret, attacker.identity).link(honest.addresses[0])
+    again = Attacker(honest.secret, attacker.identity)
+    with pytest.raises((ConnectionRefusedError, DecadError)) as refused:
+        await again.link(honest.addresses[0])
+    await again.close()
     assert "kept away" in str(refused.value)
     row.seen = f"{len(ended)} links ended: {ended[0][:60]}"
 
@@ -276,31 +281,28 @@ async def test_views(honest: Honest, row: Row, members: int) -> None:
     """
     honest.mix_again()
     before = await honest.rate(BEFORE_S)
-    reached = 0
+    reached, writers = 0, list[asyncio.StreamWriter]()
 
-    async def dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal reached
         reached += 1
-        await asyncio.sleep(60)
+        writers.append(writer)
 
     server = await asyncio.start_server(dialled, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with attacking(honest.secret, honest.addresses[0], trains=False) as attacker:
-        view = pb.View(
-            members=[
-                pb.View.Member(
-                    peer_id=number.to_bytes(32, "big"),
-                    address=f"127.0.{number >> 8 & 255}.{number & 255}:{port}",
-                )
-                for number in range(1, members)
-            ]
+        places = (
+            (n.to_bytes(32, "big"), f"127.0.{n >> 8 & 255}.{n & 255}:{port}") for n in range(1, members)
         )
+        view = pb.View(members=[pb.View.Member(peer_id=peer, address=place) for peer, place in places])
         try:
             await attacker.victims[0].tell(view=view)
         except Exception as error:
             row.seen = f"not sent: {error}"
         await measured(honest, row, before)
     server.close()
+    for writer in writers:
+        writer.close()
     assert reached <= 16
     row.seen = f"{reached} of the addresses were dialled within {DURING_S:.0f} s"
 
@@ -398,8 +400,7 @@ async def test_random_bytes(honest: Honest, row: Row) -> None:
                 channel = (victim.link.control, victim.link.blocks, victim.link.fetch)[number % 3]
                 await channel.send(chance.bytes(int(chance.integers(1, 200))))
                 async with asyncio.timeout(5):
-                    while not victim.ended:
-                        await asyncio.sleep(0.01)
+                    await victim.over.wait()
                 ended += 1
             except (DecadError, ConnectionRefusedError):
                 ended += 1
@@ -407,9 +408,10 @@ async def test_random_bytes(honest: Honest, row: Row) -> None:
                 await attacker.close()
         return ended
 
-    harming = asyncio.ensure_future(harm())
-    await measured(honest, row, before)
-    assert await harming == 200
+    async with asyncio.TaskGroup() as group:
+        harming = group.create_task(harm())
+        await measured(honest, row, before)
+    assert harming.result() == 200
     row.seen = "200 links ended"
 
 

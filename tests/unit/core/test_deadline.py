@@ -102,7 +102,7 @@ class TestLateAgainAndAgain:
 
     def test_it_is_not_waited_for_for_a_while_and_longer_each_time(self) -> None:
         pace = Pace()
-        for times in (1, 2):
+        for times in (1, 4):
             self.late(pace, "ab", "b", LATE_TIMES - 1)
             assert not pace.tardy("b")
             self.late(pace, "ab", "b", 1)
