@@ -11,7 +11,7 @@ SINGLE := $(addprefix tests/,unit paper property simulation)
 SEVERAL := $(addprefix tests/,integration chaos)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test security fuzz chaos chaos-sim chaos-repeat chaos-leak compose-test network-check check venv proto bench results results-quick robustness dist dist-test clean
+.PHONY: help demo test security fuzz chaos chaos-sim chaos-repeat chaos-leak compose-test network-check check venv proto bench results results-quick robustness inference dist dist-test clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -76,6 +76,10 @@ results: $(VENV)/.dev ## Make the figures of docs/results.md (a night on two cor
 robustness: $(VENV)/.dev ## Show what attackers do to a run, by mixing rule (an hour on two cores)
 	$(BIN)/decad lab fetch domains byte-lm-bible --into .lab
 	$(BIN)/python deploy/lab/robustness.py
+
+inference: $(VENV)/.dev ## Try membership inference on runs with and without differential privacy (ten minutes on two cores)
+	$(BIN)/decad lab fetch domains byte-lm-bible --into .lab
+	$(BIN)/python deploy/lab/inference.py
 
 # Four copies of SmolLM2 with all of Adam's moments take 12 GB: one run at a time.
 .lab/results/smollm2/%: JOBS = 1

@@ -19,6 +19,7 @@ from decad.core.memory import bytes_of
 from decad.errors import DecadError, LinkClosed, PeerError, PoisonError, ProtocolError
 from decad.wire import messages
 from decad.wire.counters import Traffic
+from decad.wire.limits import SERVED_AT_ONCE
 from decad.wire.numbers import as_uint64
 from decad.wire.reasons import printable
 from decad.wire.transport import Channel
@@ -31,8 +32,6 @@ FIRST_PATIENCE_S = 120.0
 """A donor that is mixing the block that is asked for copies it afterwards, and a slow network takes its time."""
 PATIENCE_S = 30.0
 """A donor that has begun and then sends nothing for so long is given up, and so is a joiner that takes nothing in."""
-SERVED_AT_ONCE = 4
-"""Copies of blocks that a donor holds for joiners: each is as large as a block, and more joiners wait."""
 
 
 class Donation(NamedTuple):

@@ -13,7 +13,7 @@ from decad._proto import peer_pb2 as pb
 from decad.daemon.admission import Admission
 from decad.daemon.context import PeerContext
 from decad.daemon.exchange import Exchange
-from decad.daemon.fetch import SERVED_AT_ONCE, FetchPort, ReadBlock
+from decad.daemon.fetch import FetchPort, ReadBlock
 from decad.daemon.handshake import Handshake, MyselfError, RefusedError, SecondDaemonError
 from decad.daemon.neighbourhood import Neighbourhood
 from decad.daemon.session import ObservedChannel, Session, SessionListener
@@ -21,6 +21,7 @@ from decad.errors import LinkClosed, MismatchError, PeerError, PoisonError, Prot
 from decad.membership.dialplan import DialPlan
 from decad.membership.identity import short_id
 from decad.membership.table import Origin
+from decad.wire.limits import MOST_HALF_OPEN, MOST_LINKS_OF_ONE, SERVED_AT_ONCE
 from decad.wire.malloc import trim_malloc
 from decad.wire.messages import encode_control
 from decad.wire.transport import Link, Transport
@@ -30,10 +31,6 @@ log = logging.getLogger("decad")
 DIAL_TIMEOUT_S = 5.0
 REPLACED_S = 1.0
 """How long the handshake of a link that takes the place of another may take."""
-MOST_HALF_OPEN = 32
-"""Accepted links whose handshake is not done: beyond it the oldest is hung up on, so that a newcomer gets in."""
-MOST_OF_ONE = 4
-"""Accepted links of one proved identity: both ends dial, and old ones take a moment to end."""
 FAREWELL_S = 1.0
 """How long a last word to a peer may take."""
 
@@ -131,8 +128,8 @@ class Links:
         self._of[peer] += 1
         self._half_open[link] = None
         try:
-            if peer and self._of[peer] > MOST_OF_ONE:
-                raise RefusedError(f"peer {short_id(peer)} has {MOST_OF_ONE} links here already")
+            if peer and self._of[peer] > MOST_LINKS_OF_ONE:
+                raise RefusedError(f"peer {short_id(peer)} has {MOST_LINKS_OF_ONE} links here already")
             if len(self._half_open) > MOST_HALF_OPEN:
                 oldest = next(iter(self._half_open))
                 del self._half_open[oldest]

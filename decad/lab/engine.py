@@ -55,7 +55,7 @@ class Laboratory:
         averaged = self._load(spec)
         tell("reading the data")
         names = experiment.peer_names()
-        pool = Pool(
+        pool = self.pool = Pool(
             experiment.data, averaged.tokenizer, averaged.spec.task, averaged.spec.labels, experiment.seq_len
         )
         peers = [
@@ -64,9 +64,10 @@ class Laboratory:
         ]
         self._held_out = _held_out(pool, [peer.data for peer in peers], experiment.eval_units)
         learners = self.method.learners(peers, pool, experiment.seed)
-        self._averaged = self.method.prepare(averaged)
+        self.averaged = self.method.prepare(averaged)
+        """Mean of the honest peers' models, as of the last evaluation."""
         rule = self.method.rule(spec)
-        self.schedule = Schedule(len(self._averaged.plan), spec.inner_steps, spec.order, spec.seed)
+        self.schedule = Schedule(len(self.averaged.plan), spec.inner_steps, spec.order, spec.seed)
         self.peers: list[LabPeer] = []
         for learner in learners:
             tell(f"making peer {len(self.peers) + 1} of {len(learners)}")
@@ -146,14 +147,14 @@ class Laboratory:
     def evaluate(self) -> Evaluation:
         """Of the averaged model and of each peer's, at any time between steps."""
         apart = 0.0
-        for block in self._averaged.plan.blocks:
+        for block in self.averaged.plan.blocks:
             copies = [peer.model.block(block.index) for peer in self._honest]
             # From one of them on, so that equal copies have exactly themselves as their mean.
             mean = copies[0] + reduce(torch.add, (copy - copies[0] for copy in copies)) / len(copies)
             apart += sum(float((copy - mean).square().sum()) for copy in copies) / len(copies)
-            self._averaged.set_block(block.index, mean)
+            self.averaged.set_block(block.index, mean)
         scores = [self._score(peer.model) for peer in self._honest]
-        averaged = self._score(self._averaged) if len(scores) > 1 else scores[0]
+        averaged = self._score(self.averaged) if len(scores) > 1 else scores[0]
         return Evaluation(averaged, scores, float(np.sqrt(apart)))
 
     def _score(self, model: TrainableModel) -> Score:

@@ -17,6 +17,11 @@ MAX_CHUNK_FIELDS = 16
 MAX_VIEW = 1024
 MAX_VERDICTS = 1024
 MAX_REFUSAL_FIELDS = 32
+MOST_HALF_OPEN = 32
+MOST_LINKS_OF_ONE = 4
+"""Both ends dial, and old links take a moment to end."""
+SERVED_AT_ONCE = 4
+"""Copies of blocks that a donor holds: each is as large as a block."""
 
 
 class Rate(NamedTuple):
@@ -52,6 +57,9 @@ TABLE = (
     ("a step, wherever it is told", f"{MAX_STEP:,}", "2^53"),
     ("members of a view", f"{MAX_VIEW:,}", ""),
     ("verdicts", f"{MAX_VERDICTS:,}", "in one message, and kept"),
+    ("accepted links whose handshake is not done", f"{MOST_HALF_OPEN}", "then the oldest has to go"),
+    ("accepted links of one proved identity", f"{MOST_LINKS_OF_ONE}", ""),
+    ("blocks given to joiners at once", f"{SERVED_AT_ONCE}", "of all links; more joiners wait"),
     ("addresses learnt from others", f"{MAX_LEARNT:,}", "kept in all"),
     *(
         (f"{kind} messages", f"{rate.per_s:g} a second", f"{rate.burst} at once")
