@@ -107,10 +107,10 @@ class Pace:
     def counted(self, neighbours: Collection[str], missing: Collection[str], late: Collection[str]) -> None:
         """A step counted on ``neighbours``; of ``missing`` not all was mixed, ``late`` had its deadline pass.
 
-        Where most are late it is the network, or this peer, and nobody's fault.
+        Where half are late it is the network, or this peer, and nobody's fault.
         """
         self._without.update(missing)
-        if 2 * len(late) > len(neighbours):
+        if 2 * len(late) >= len(neighbours):
             return
         for neighbour in neighbours:
             if neighbour in late and neighbour not in self._tardy:

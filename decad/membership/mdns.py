@@ -48,7 +48,7 @@ then, and would not ask again for an hour."""
 ROTATE_S = 900.0
 """Seconds until a peer announces itself under another name with another salt."""
 
-LINGER_S = 5.0
+OLD_NAME_S = 5.0
 """How long the old name is still announced beside the new one: longer than others take to resolve that."""
 
 OWN_KEPT = 16
@@ -177,7 +177,7 @@ class ServiceDiscovery:
     async def _rename(self, zeroconf: AsyncZeroconf, sent: Awaitable[None], older: AsyncServiceInfo) -> None:
         """The old name ends once the others have had time to hear of the new one."""
         await sent
-        await asyncio.sleep(LINGER_S)
+        await asyncio.sleep(OLD_NAME_S)
         await _finish(await zeroconf.async_unregister_service(older))
 
     async def _move(self, zeroconf: AsyncZeroconf, where: Choice) -> None:

@@ -23,7 +23,7 @@ from decad.errors import LinkClosed, ProtocolError
 
 MAX_MESSAGE_BYTES = 1 << 20
 HANDSHAKE_S = 10.0
-PATIENCE_S = 30.0
+TALK_S = 30.0
 """For one message, or one piece of a file."""
 PIECE_BYTES = 1 << 18
 
@@ -53,15 +53,15 @@ class Conversation:
         raw = json.dumps(message).encode()
         await self.give(len(raw).to_bytes(4, "big") + raw)
 
-    async def begins(self, patience: float = PATIENCE_S) -> int:
+    async def begins(self, patience: float = TALK_S) -> int:
         """A message begins; returns its size. Raises ProtocolError for silence, LinkClosed."""
         return int.from_bytes(await self.take(4, patience), "big")
 
-    async def hear(self, patience: float = PATIENCE_S) -> dict[str, Any]:
+    async def hear(self, patience: float = TALK_S) -> dict[str, Any]:
         """The next message. Raises ProtocolError for nonsense or silence, LinkClosed."""
         return await self.rest(await self.begins(patience), patience)
 
-    async def rest(self, size: int, patience: float = PATIENCE_S) -> dict[str, Any]:
+    async def rest(self, size: int, patience: float = TALK_S) -> dict[str, Any]:
         """The message that began. Raises as `hear`."""
         if size > MAX_MESSAGE_BYTES:
             raise ProtocolError(f"a message of {size} bytes")
@@ -76,15 +76,15 @@ class Conversation:
     async def give(self, data: bytes) -> None:
         """Bytes of a file, or a packed message. Raises ProtocolError when the other end takes nothing, LinkClosed."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TALK_S):
                 self._writer.write(data)
                 await self._writer.drain()
         except TimeoutError:
-            raise ProtocolError(f"it took nothing in for {PATIENCE_S:.0f} s") from None
+            raise ProtocolError(f"it took nothing in for {TALK_S:.0f} s") from None
         except OSError:
             raise LinkClosed("the connection broke.") from None
 
-    async def take(self, size: int, patience: float = PATIENCE_S) -> bytes:
+    async def take(self, size: int, patience: float = TALK_S) -> bytes:
         """So many bytes. Raises ProtocolError for silence, LinkClosed."""
         try:
             async with asyncio.timeout(patience):

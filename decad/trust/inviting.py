@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from decad.config import MAX_NAME_CHARS
 from decad.errors import LinkClosed, NetworkError, PeerError, ProtocolError
 from decad.trust import proof
 from decad.trust.code import new_code
-from decad.trust.conversation import HANDSHAKE_S, PATIENCE_S, PIECE_BYTES, Conversation, field, server_tls
+from decad.trust.conversation import HANDSHAKE_S, PIECE_BYTES, TALK_S, Conversation, field, server_tls
 from decad.trust.handover import Handover, ModelFile
 from decad.trust.pake import Agreed, Pake, WrongCodeError
 from decad.wire.reasons import printable
@@ -19,7 +20,6 @@ from decad.wire.tls import Statement
 VALID_S = 600.0
 MOST_TRIES = 3
 MOST_CONNECTIONS = 8
-MAX_NAME_CHARS = 64
 FAREWELL_S = 2.0
 """How long connections may take to end when the invitation has."""
 ARGUED_S = 1.0
@@ -185,7 +185,7 @@ class Inviter:
         await conversation.say({"handover": self._handover.model_dump(mode="json")})
         files = {file.name: file for file in self._handover.model}
         while True:
-            wish = await conversation.hear(patience=max(PATIENCE_S, VALID_S))
+            wish = await conversation.hear(patience=max(TALK_S, VALID_S))
             if wish.get("done"):
                 self._end(None)
                 return

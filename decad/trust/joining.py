@@ -16,7 +16,7 @@ from decad.errors import LinkClosed, NetworkError, PeerError, ProtocolError, Sta
 from decad.membership.identity import Identity
 from decad.state.files import make_directory
 from decad.trust import proof
-from decad.trust.conversation import HANDSHAKE_S, PATIENCE_S, PIECE_BYTES, Conversation, client_tls, field
+from decad.trust.conversation import HANDSHAKE_S, PIECE_BYTES, TALK_S, Conversation, client_tls, field
 from decad.trust.handover import Handover, ModelFile, Receiving
 from decad.trust.inviting import VALID_S
 from decad.trust.pake import Agreed, Pake, WrongCodeError
@@ -143,7 +143,7 @@ class Joiner:
         self._conversation = Conversation(reader, writer)
         return self._conversation
 
-    async def _hear(self, conversation: Conversation, patience: float = PATIENCE_S) -> dict[str, Any]:
+    async def _hear(self, conversation: Conversation, patience: float = TALK_S) -> dict[str, Any]:
         try:
             message = await conversation.hear(patience)
         except LinkClosed:

@@ -55,6 +55,8 @@ FORMS: dict[str, tuple[Any, list[str], list[str]]] = {
     "seq_len": (64, ["64"], ["64", '"64"']),
     "batch_size": (2, ["2"], ["2", '"2"']),
     "micro_batch": (2, ["2"], ["2", '"2"']),
+    "dp_noise": (0.5, ["0.5"], ["0.5", '"0.5"']),
+    "dp_clip": (2.0, ["2"], ["2.0", '"2"']),
     "gradient_checkpointing": (True, ["1", "yes", "on", "TRUE"], ["true", '"yes"', "1"]),
     "device": ("cpu", ["cpu"], ['"cpu"']),
     "dtype": ("float32", ["float32"], ['"float32"']),

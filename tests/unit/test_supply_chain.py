@@ -29,7 +29,7 @@ def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
 
 
 def refuses_code(call: ast.Call) -> bool:
-    """Says so itself, or spreads a mapping, of which gguf.py has the only one."""
+    """Says so itself, or spreads a mapping, of which decad/model/gguf.py has the only one."""
     for keyword in call.keywords:
         if keyword.arg == "trust_remote_code":
             return isinstance(keyword.value, ast.Constant) and keyword.value.value is False
