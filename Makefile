@@ -56,6 +56,7 @@ check: $(VENV)/.dev ## Lint, formatting, types, import contracts, generated prot
 bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one run; nothing is asserted)
 	$(BIN)/python deploy/demo/weights.py $(MODEL)
 	$(BIN)/python tests/bench/bench_exchange.py
+	$(BIN)/python tests/bench/bench_trust.py
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_status.py
 	$(BIN)/python tests/bench/bench_join.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_step.py --model $(MODEL)

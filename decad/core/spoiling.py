@@ -21,8 +21,11 @@ from torch import Tensor
 
 from decad.core.constants import ADAM_STEP
 
-STRIDE = 16
-"""The distance is measured on every 16th value, from a place that others had better not foresee."""
+PARTS = 16
+"""The distance is measured on one of so many parts of each chunk, which others had better not foresee. Together,
+since every 16th value would cost the memory traffic of all."""
+SMALL = 4096
+"""Elements of a chunk that is measured whole."""
 MET_KEPT = 65_536
 """Neighbours times blocks that are remembered."""
 
@@ -30,16 +33,18 @@ MET_KEPT = 65_536
 class Distances:
     """Between each neighbour's block and mine in one step, as its chunks come."""
 
-    def __init__(self, first: int = 0) -> None:
-        """``first``: the place, below `STRIDE`."""
-        self._first = first
+    def __init__(self, part: int = 0) -> None:
+        """``part``: which, below `PARTS`."""
+        self._part = part
         self._apart: defaultdict[str, float] = defaultdict(float)
         self._own: defaultdict[str, float] = defaultdict(float)
         self._seen: defaultdict[str, int] = defaultdict(int)
 
     def add(self, neighbour: str, values: Tensor, public: Tensor) -> None:
         """One chunk of its block and the same of mine: fp32 [elements]."""
-        theirs, mine = values[self._first :: STRIDE], public[self._first :: STRIDE]
+        size = values.numel()
+        here = slice(self._part * size // PARTS, (self._part + 1) * size // PARTS)
+        theirs, mine = (values, public) if size <= SMALL else (values[here], public[here])
         self._apart[neighbour] += float((theirs - mine).square_().sum())
         self._own[neighbour] += float(mine.square().sum())
         self._seen[neighbour] += mine.numel()

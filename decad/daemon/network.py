@@ -74,8 +74,10 @@ class Network:
 
     def found(self, peer: str) -> Origin:
         """How we would find this peer again: the surest of all the ways in which we heard of it."""
-        ways = {a.found for a in self.dials.addresses if a.peer == peer} | {self.table[peer].found}
-        if any(a.announced for a in self.dials.addresses if a.peer == peer):
+        there = self.table[peer].address  # of an announcement it is not known whose it is
+        near = [a for a in self.dials.addresses if a.peer == peer or a.address == there]
+        ways = {a.found for a in near} | {self.table[peer].found}
+        if any(a.announced for a in near):
             ways.add("mdns")
         order: tuple[Origin, ...] = ("peers", "mdns", "exchange", "inbound")
         return next(way for way in order if way in ways)

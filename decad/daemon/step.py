@@ -17,7 +17,7 @@ from decad.core.mixing import Mixer
 from decad.core.robust import Collected
 from decad.core.round import Accumulate, Action, Proceed, Round
 from decad.core.section import Section
-from decad.core.spoiling import STRIDE, Distances
+from decad.core.spoiling import PARTS, Distances
 from decad.errors import InternalError
 
 
@@ -83,7 +83,7 @@ class StepExchange:
         self._mixer: Mixer | None = None
         self._updates = 0
         self._held: dict[tuple[str, int], _Held] = {}
-        self.distances = Distances(secrets.randbelow(STRIDE))
+        self.distances = Distances(secrets.randbelow(PARTS))
 
     def half_ready(self, mixer: Mixer, updates: int, deadline: float) -> None:
         """My half-step is done, the phase's ``updates``-th of mine; mix until ``deadline`` at most."""

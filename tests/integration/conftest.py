@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Fleet, fleet
 from support.nursery import Nursery
+from support.swarm import PACED
 
 
 @pytest.fixture(scope="module")
@@ -16,5 +17,6 @@ def trio(
 ) -> Iterator[Fleet]:
     """Only to be asked."""
     with fleet(nursery, tmp_path_factory.mktemp("trio"), tiny, texts) as trio:
-        trio.start_three("--run", "trio", "--lr", "1e-3", "--order", "shuffled", "--overlay", "full")
+        options = ("--run", "trio", "--lr", "1e-3", "--order", "shuffled", "--overlay", "full")
+        trio.start_three(*options, before=PACED.format(pace=0.02))
         yield trio

@@ -7,9 +7,9 @@ import torch
 
 from decad.core.mixing import Mixer
 from decad.core.section import Section
-from decad.core.spoiling import STRIDE, Acquaintance, Distances, reach
+from decad.core.spoiling import PARTS, SMALL, Acquaintance, Distances, reach
 
-N = 64 * STRIDE
+N = 4 * SMALL
 
 
 def spoilers(mine: torch.Tensor, theirs: torch.Tensor, moved: float = 0.01) -> list[str]:
@@ -68,3 +68,12 @@ def test_who_was_away_may_be_as_far_as_training_since_then_can_have_moved_both()
     assert judged(0.7, trained=31) == ["n"]  # it was near one step ago
     assert judged(0.7, trained=32) == ["n"]  # two
     assert judged(0.7, trained=38) == []
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_large_chunk_is_measured_in_one_part(part: int) -> None:
+    distances = Distances(part)
+    theirs = torch.ones(N)
+    theirs[part * N // PARTS : (part + 1) * N // PARTS] = 3.0
+    distances.add("n", theirs, torch.ones(N))
+    assert distances.relative("n") == 2.0
