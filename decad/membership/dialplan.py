@@ -34,6 +34,9 @@ UNPROVEN_AT_ONCE = 4
 UNPROVEN_LAST_DELAY_S = 300.0
 """To where the delay grows for such an address."""
 
+REPLACED_AT_ONCE = 16
+"""Learnt addresses that give way to others at one time, when there are as many as may be."""
+
 FORGET_UNREACHED_S = 600.0
 """Seconds of failures after which an address learnt from others, where nobody was ever reached, is
 forgotten."""
@@ -77,6 +80,7 @@ class DialPlan:
         self._me = me
         self._random = random
         self._known: dict[str, Address] = {}
+        self._replaced_at, self._replaced = float("-inf"), 0
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -94,7 +98,7 @@ class DialPlan:
             return
         entry = self._known.get(address)
         if entry is None:
-            if found != "peers" and not self._room():
+            if found != "peers" and not self._room(now):
                 return
             entry = self._known[address] = Address(address, found, next_dial=now)
         if found == "peers":
@@ -189,8 +193,16 @@ class DialPlan:
             if now - entry.failing_since >= limit:
                 del self._known[entry.address]
 
-    def _room(self) -> bool:
+    def _room(self, now: float) -> bool:
         """Whether one more learnt address fits, if need be in the place of the one that failed most."""
+        # Looking at all of them for each of a long list would take the loop's time: one list replaces a few.
+        if len(self._known) < MAX_LEARNT:
+            return True
+        if now != self._replaced_at:
+            self._replaced_at, self._replaced = now, 0
+        self._replaced += 1
+        if self._replaced > REPLACED_AT_ONCE:
+            return False
         learnt = [entry for entry in self._known.values() if entry.found != "peers"]
         if len(learnt) < MAX_LEARNT:
             return True

@@ -13,6 +13,7 @@ from decad.membership.dialplan import (
     FORGET_UNREACHED_S,
     LAST_DELAY_S,
     MYSELF_DELAY_S,
+    REPLACED_AT_ONCE,
     UNPROVEN_AT_ONCE,
     UNPROVEN_LAST_DELAY_S,
     DialPlan,
@@ -237,7 +238,7 @@ def test_crowd_of_learnt_addresses_is_bounded_and_gives_way_where_it_failed() ->
     assert len(plan.addresses) == MAX_LEARNT
     failing = plan.due((), 0.0)[0]
     plan.failed(failing, "no answer", 0.0)
-    plan.add(THERE, "exchange", 0.0)
+    plan.add(THERE, "exchange", 1.0)
     known = {entry.address for entry in plan.addresses}
     assert THERE in known
     assert failing not in known
@@ -267,3 +268,17 @@ def test_a_remembered_address_stays_the_operators_where_it_is_given_again() -> N
     plan.remember(HERE, A, 0.0)
     (entry,) = plan.addresses
     assert (entry.found, entry.peer, entry.reached) == ("peers", None, False)
+
+
+def test_of_a_long_list_few_take_the_place_of_others() -> None:
+    plan = _plan()
+    for number in range(MAX_LEARNT):
+        plan.add(f"192.0.2.{number % 250}:{1000 + number}", "exchange", 0.0)
+    for _ in range(MAX_LEARNT // 4):
+        for address in plan.due((), 0.0):
+            plan.failed(address, "no answer", 0.0)
+    before = {entry.address for entry in plan.addresses}
+    for number in range(500):
+        plan.add(f"198.51.100.1:{1000 + number}", "exchange", 1.0)
+    assert len(plan.addresses) == MAX_LEARNT
+    assert len(before - {entry.address for entry in plan.addresses}) == REPLACED_AT_ONCE
