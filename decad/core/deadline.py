@@ -3,7 +3,7 @@
 For each neighbour median + max(3 MAD, 0.5 S) of its arrivals; the longest of these is the deadline, clipped to
 [0.2 s, 2 S]. S is the median time of my own recent steps of this block; without history the deadline is 10 S. Who
 computes less than half as fast as I do, or brought nothing whole for some steps, is not waited for until its message
-begins; who is late again and again while most are not is not waited for at all for a while (docs/protocol.md,
+begins; who is late again and again while others are not is not waited for at all for a while (docs/protocol.md,
 docs/adr/0009, docs/adr/0017). All times in seconds.
 """
 
@@ -23,8 +23,11 @@ SHORTEST = 0.2
 SLOW = 2.0
 """Times my own computation: who takes longer would cost every step of mine more than a step of mine."""
 
+IN_TIME = 2
+"""So many neighbours are to be in time before the others are blamed for being late. Not most of them: somebody with
+many identities is most of a peer's neighbours."""
 LATE_TIMES = 4
-"""So many late messages among the last `HISTORY`, while most neighbours were in time, and one is not waited for. So
+"""So many late messages among the last `HISTORY`, while others were in time, and one is not waited for. So
 many steps in a row without a whole message, and it is waited for only once one has begun."""
 FIRST_PAUSE = 256
 """Steps for which it is not waited for; four times as many each time that it happens again."""
@@ -107,10 +110,10 @@ class Pace:
     def counted(self, neighbours: Collection[str], missing: Collection[str], late: Collection[str]) -> None:
         """A step counted on ``neighbours``; of ``missing`` not all was mixed, ``late`` had its deadline pass.
 
-        Where half are late it is the network, or this peer, and nobody's fault.
+        Unless two were in time it may be the network, or this peer, and is nobody's fault.
         """
         self._without.update(missing)
-        if 2 * len(late) >= len(neighbours):
+        if len(neighbours) - len(late) < IN_TIME:
             return
         for neighbour in neighbours:
             if neighbour in late and neighbour not in self._tardy:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from decad.config import RunSpec
+from decad.core.absence import Absence
 from decad.core.deadline import Pace
 from decad.core.layout import Piece, cut
 from decad.core.mixing import Mixer
@@ -46,6 +47,7 @@ class Exchange:
 
     def __init__(self, spec: RunSpec, sent: ByteCounter, received: ByteCounter) -> None:
         self.pace = Pace()
+        self._absence = Absence()
         self.last_deadline = 0.0
         self.adopt(spec)
         self._sent, self._received = sent, received
@@ -81,18 +83,26 @@ class Exchange:
             if peer.message is not None:
                 peer.message.decoder = None
 
-    def open(self, step: int, neighbours: Collection[str]) -> None:
-        """A step begins: its messages may come in while the gradient is still being computed."""
+    def open(self, step: int, neighbours: Collection[str]) -> frozenset[str]:
+        """A step begins: its messages may come in while the gradient is still being computed.
+
+        Returns those of ``neighbours`` that it counts on: linked, and not absent (`Absence`).
+        """
         if self._coding is None:
             raise InternalError("open() before begin_phase()")
         self.abandon()
-        here = [name for name in neighbours if name in self._neighbours]
+        now = asyncio.get_running_loop().time()
+        linked = [name for name in neighbours if name in self._neighbours]
+        for name in linked:
+            self._neighbours[name].absent = self._absence.absent(name, now)
+        here = [name for name in linked if self._absence.counts(name, step, now)]
         slow = {name for name in here if self.pace.slow(name)}
         tardy = {name for name in here if self.pace.tardy(name)}
         self._step = StepExchange(step, here, slow, self._pieces, self._coding, self._weight, tardy)
         self._opened = step
         opening, self._opening = self._opening, asyncio.Event()
         opening.set()
+        return frozenset(here)
 
     async def mix(
         self, updates: int, accumulators: Mapping[Section, Tensor], computed: float
@@ -140,6 +150,7 @@ class Exchange:
             # Waiting for a message to begin is somebody else's computation; from then on it is the network.
             self.pace.stepped(self._block, computed + step.network_part(now, loop.time()))
         self.pace.counted(step.round.neighbours, proceed.missing, proceed.late)
+        self._absence.counted(proceed.missing, loop.time())
         for name, peer in self._neighbours.items():
             peer.due += name in step.round.neighbours
             peer.late += name in proceed.missing
@@ -272,8 +283,10 @@ class Exchange:
                 await message.into.take(peer.name, number, values, message.updates)
             if message.whole:
                 decoder.end()
-        if message.whole and (mine := self._half_steps.get(message.step)) is not None:
-            self._note_arrival(peer, message, mine)
+        if message.whole:
+            self._absence.brought(peer.name)
+            if (mine := self._half_steps.get(message.step)) is not None:
+                self._note_arrival(peer, message, mine)
 
     def _attached(self, peer: Neighbour) -> bool:
         return self._neighbours.get(peer.name) is peer
@@ -301,12 +314,11 @@ class Exchange:
             self._step.sent(name)
 
 
-def describe(proceed: Proceed, names: Callable[[str], str]) -> str:
+def describe(proceed: Proceed, names: Callable[[Collection[str]], str]) -> str:
     """Why a step went on without somebody, for people; empty if nobody was missing."""
     if not proceed.missing:
         return ""
-    who = ", ".join(sorted(map(names, proceed.missing)))
-    return f"went on without {who}: {_WHY.get(proceed.reason, 'left, or had gone on already')}"
+    return f"went on without {names(proceed.missing)}: {_WHY.get(proceed.reason, 'left, or had gone on already')}"
 
 
 _WHY = {

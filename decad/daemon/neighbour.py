@@ -54,6 +54,8 @@ class Neighbour:
     """Steps that counted on this neighbour's block."""
     late: int = 0
     """Those of them that went on without all of it."""
+    absent: bool = False
+    """It has brought nothing for so long that few steps count on it."""
     weight: float = 0.0
     """With which its block was mixed in the last step."""
     clipped: float = 0.0

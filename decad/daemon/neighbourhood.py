@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from decad.core.overlay import neighbours
 from decad.daemon.context import PeerContext
@@ -17,6 +17,9 @@ from decad.membership.credible import (
 from decad.membership.edges import mixing_edges
 from decad.membership.identity import short_id
 from decad.membership.table import PeerTable, State
+
+MOST_NAMED = 6
+"""Peers that one line of a log or a status names."""
 
 
 class Neighbourhood:
@@ -122,6 +125,12 @@ class Neighbourhood:
         """For the operator: anybody may choose any name, so the short id stands beside it."""
         name = self.name_of(peer)
         return name if name == short_id(peer) else f"{name} ({short_id(peer)})"
+
+    def labels(self, peers: Iterable[str]) -> str:
+        """`label` of each, for one line: of more than six the first six, and how many others."""
+        named = sorted(map(self.label, peers))
+        others = len(named) - MOST_NAMED
+        return ", ".join(named) if others <= 0 else f"{', '.join(named[:MOST_NAMED])} and {others} more"
 
     def _names(self) -> dict[str, str]:
         names = {p.id: p.name for p in self._table.peers if p.name}

@@ -13,13 +13,15 @@ import torch
 from decad import __version__
 from decad._proto import control_pb2 as pb
 from decad.config import PeerConfig
+from decad.core.absence import PROBE
 from decad.core.privacy import DELTA
 from decad.core.schedule import Schedule, horizon
 from decad.daemon.context import PeerContext
 from decad.daemon.exchange import Exchange
+from decad.daemon.neighbour import Neighbour
 from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Notices, Progress
-from decad.membership.table import State
+from decad.membership.table import Peer, State
 from decad.trust.protection import in_words
 from decad.wire.counters import ByteCounter
 from decad.wire.numbers import as_sint64, as_uint32, as_uint64
@@ -69,7 +71,7 @@ class StatusBoard:
         if self.progress.waiting_for:
             return self.progress.waiting_for
         if self.progress.activity is Activity.TRAINING and (missing := self.exchange.waiting_for()):
-            who = ", ".join(sorted(self.network.neighbourhood.label(peer) for peer in missing))
+            who = self.network.neighbourhood.labels(missing)
             return f"the blocks of {who}, at most {self.exchange.last_deadline:.1f} s"
         return ""
 
@@ -157,7 +159,7 @@ class StatusBoard:
             clipped_share=figures.clipped if figures else 0.0,
             due=figures.due if figures else 0,
             late=figures.late if figures else 0,
-            detail="" if peer.state is State.ALIVE else peer.reason,
+            detail=_detail(peer, figures),
         )
 
     def line(self) -> str:
@@ -177,6 +179,16 @@ class StatusBoard:
         if waiting:
             parts.append(f"waiting for {waiting}")
         return ", ".join(parts)
+
+
+def _detail(peer: Peer, figures: Neighbour | None) -> str:
+    if peer.state is not State.ALIVE:
+        return peer.reason
+    return (
+        f"has long brought no whole block; asked in every {PROBE}th step"
+        if figures and figures.absent
+        else ""
+    )
 
 
 def _bytes(counter: ByteCounter) -> pb.Bytes:

@@ -153,8 +153,7 @@ class Trainer:
         step = progress.step
         progress.activity, progress.learning_rate = Activity.TRAINING, self._rule.rate(step)
         self._network.announce(step, Stage.TRAINING)
-        neighbours = self._neighbourhood.edges()
-        self._exchange.open(step, neighbours)
+        neighbours = self._exchange.open(step, self._neighbourhood.edges())
         begun = loop.time()
         computed = await unless_set(self._stopping, self._compute.run(self._gradient))
         if computed is None:
@@ -177,7 +176,7 @@ class Trainer:
             now = loop.time()
             self._bound.took(now - begun)
             progress.stepped(loss, tokens, half - begun, now - half, not proceed.missing)
-            self._tell_missing(step, describe(proceed, self._neighbourhood.label))
+            self._tell_missing(step, describe(proceed, self._neighbourhood.labels))
             self._position = following
             self._account()
             progress.step = step + 1

@@ -100,7 +100,7 @@ class StateTransfer:
                 break
             donors = self._network.donors()
             progress.activity = Activity.JOINING
-            fetching.donors = ", ".join(sorted(map(self._neighbourhood.label, donors)))
+            fetching.donors = self._neighbourhood.labels(donors)
             fetching.left, fetching.came = len(missed), 0
             fetching.wanted = sum(4 * self._plan[block].numel for block in missed)
             progress.waiting_for = str(fetching)

@@ -15,7 +15,7 @@ from support.nursery import Nursery
 from support.swarm import PACED
 
 PACE_S = 0.05
-BEFORE_S, SETTLE_S, DURING_S = 2.0, 3.0, 5.0
+BEFORE_S, SETTLE_S, DURING_S = 5.0, 3.0, 5.0
 LEAST_RATE = 0.9
 
 

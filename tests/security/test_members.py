@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from decad._proto import peer_pb2 as pb
+from decad.core.absence import LEAST_S
 from decad.core.section import Section
 from decad.errors import DecadError
 from decad.membership.identity import Identity
@@ -169,75 +170,69 @@ async def test_a_step_beyond_all(honest: Honest, row: Row) -> None:
     row.seen = f"{len(ended)} links ended: {ended[0][:60]}"
 
 
-async def test_late_ends(honest: Honest, row: Row) -> None:
-    """A member begins each message at once and ends it when the others have gone on
-    After four steps they no longer wait for it; from then on the rate as before
+Does = Callable[[Victim], Awaitable[None]]
+
+
+async def ends_late(victim: Victim) -> None:
+    """Begin each message at once, and end it when the victim has gone on."""
+    held: list[bytes] = []
+    while True:
+        part = messages.parse_block(await victim.link.blocks.receive())
+        if isinstance(part, BlockHeader):
+            for message in held:
+                await victim.link.blocks.send(message)
+            held = []
+            await victim.link.blocks.send(messages.header(part))
+        else:
+            held.append(echoed(part))
+
+
+async def only_headers(victim: Victim) -> None:
+    while True:
+        part = messages.parse_block(await victim.link.blocks.receive())
+        if isinstance(part, BlockHeader):
+            await victim.link.blocks.send(messages.header(part))
+
+
+async def reads(victim: Victim) -> None:
+    while True:
+        await victim.link.blocks.receive()
+
+
+async def nothing(victim: Victim) -> None:
+    """Not even read."""
+
+
+DELAYS: dict[str, Does] = {
+    "ends each message when the others have gone on": ends_late,
+    "sends headers without blocks": only_headers,
+    "sends no block": reads,
+    "never reads": nothing,
+}
+
+
+@pytest.mark.parametrize("many", [1, 40])
+@pytest.mark.parametrize("what", DELAYS)
+async def test_delays(honest: Honest, row: Row, what: str, many: int) -> None:
+    """A member with {many} identities seems to train, and {what}
+    Missing, then not waited for, then hardly counted on; from then on the rate as before
     """
     honest.mix_again()
     before = await honest.rate(BEFORE_S)
-    async with attacking(honest.secret, *honest.addresses) as attacker:
-
-        async def late(victim: Victim) -> None:
-            link = victim.link
-            held: list[bytes] = []
-            while True:
-                part = messages.parse_block(await link.blocks.receive())
-                if isinstance(part, BlockHeader):
-                    for message in held:
-                        await link.blocks.send(message)
-                    held = []
-                    await link.blocks.send(messages.header(part))
-                else:
-                    held.append(echoed(part))
-
-        for victim in attacker.victims:
-            attacker.also(late(victim))
-        await asyncio.sleep(SETTLE_S)
-        await measured(honest, row, before)
-    row.seen = "the others go on without it"
-
-
-@pytest.mark.parametrize("what", ["says nothing more", "sends a header without its block", "never reads"])
-async def test_silence(honest: Honest, row: Row, what: str) -> None:
-    """A member trains by its beacons, and {what}
-    It counts as missing, and after some steps is not waited for; from then on the rate as before
-    """
-    honest.mix_again()
-    before = await honest.rate(BEFORE_S)
-    async with attacking(honest.secret, *honest.addresses) as attacker:
-        if what == "sends a header without its block":
-
-            async def headers(victim: Victim) -> None:
-                link = victim.link
-                while True:
-                    part = messages.parse_block(await link.blocks.receive())
-                    if isinstance(part, BlockHeader):
-                        await link.blocks.send(messages.header(part))
-
-            for victim in attacker.victims:
-                attacker.also(headers(victim))
-        await asyncio.sleep(SETTLE_S)
-        await measured(honest, row, before)
-    row.seen = "the others go on without it"
-
-
-async def test_sybils(honest: Honest, row: Row) -> None:
-    """40 identities with the secret, which train by their beacons and bring nothing
-    They count as missing, and after some steps are not waited for; from then on the rate as before
-    """
-    honest.mix_again()
-    before = await honest.rate(BEFORE_S)
-    sybils = [Attacker(honest.secret) for _ in range(40)]
+    attackers = [Attacker(honest.secret) for _ in range(many)]
+    victims = honest.addresses if many == 1 else honest.addresses[:1]
     try:
-        for sybil in sybils:
-            victim = await sybil.link(honest.addresses[0])
-            await sybil.trains(victim)
-        await asyncio.sleep(SETTLE_S)
+        for attacker in attackers:
+            for address in victims:
+                victim = await attacker.link(address)
+                await attacker.trains(victim)
+                attacker.also(DELAYS[what](victim))
+        await asyncio.sleep(SETTLE_S if DELAYS[what] is ends_late else LEAST_S + SETTLE_S)
         await measured(honest, row, before)
     finally:
-        for sybil in sybils:
-            await sybil.close()
-    row.seen = "the others go on without them"
+        for attacker in attackers:
+            await attacker.close()
+    row.seen = "the others go on"
 
 
 FLOODS: dict[str, Callable[[int], pb.ControlMessage]] = {

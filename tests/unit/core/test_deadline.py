@@ -127,11 +127,19 @@ class TestLateAgainAndAgain:
             self.late(pace, "abc", "", HISTORY // 2)
         assert not pace.tardy("b")
 
-    @pytest.mark.parametrize(("neighbours", "late"), [("a", "a"), ("ab", "a"), ("abc", "ab"), ("abcd", "ab")])
-    def test_where_half_are_late_it_is_nobodys_fault(self, neighbours: str, late: str) -> None:
+    @pytest.mark.parametrize(
+        ("neighbours", "late"), [("a", "a"), ("ab", "a"), ("abc", "ab"), ("abcd", "abc")]
+    )
+    def test_unless_two_are_in_time_it_is_nobodys_fault(self, neighbours: str, late: str) -> None:
         pace = Pace()
         self.late(pace, neighbours, late, 10)
         assert not any(map(pace.tardy, neighbours))
+
+    def test_many_who_are_late_have_no_say(self) -> None:
+        pace, many = Pace(), "".join(map(chr, range(ord("c"), ord("c") + 40)))
+        self.late(pace, "ab" + many, many, LATE_TIMES)
+        assert all(map(pace.tardy, many))
+        assert not pace.tardy("a")
 
     def test_coming_back_does_not_help(self) -> None:
         pace = Pace()
