@@ -51,8 +51,9 @@ class StepClipping:
         """s_j of one chunk. ``values``: the neighbour's, ``public``: this peer's own, both fp32 [elements]."""
         place = (section, chunk)
         if place not in self._own:
-            self._own[place] = float(torch.linalg.vector_norm(public))
-        norm = float(torch.linalg.vector_norm(torch.sub(public, values, alpha=scale)))
+            self._own[place] = math.sqrt(torch.dot(public, public))
+        between = torch.sub(public, values, alpha=scale)
+        norm = math.sqrt(torch.dot(between, between))
         self._norms[place].append(norm)
         share = min(1.0, self._radius(place, values.numel()) / norm) if norm > 0 else 1.0
         if section is Section.BLOCK:

@@ -17,6 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from decad.core.constants import ADAM_STEP
@@ -36,17 +37,25 @@ class Distances:
     def __init__(self, part: int = 0) -> None:
         """``part``: which, below `PARTS`."""
         self._part = part
+        self._mine: dict[int, tuple[slice, Tensor, float]] = {}
+        """By where a chunk starts: what is looked at of it, mine of that, and its squared length."""
         self._apart: defaultdict[str, float] = defaultdict(float)
         self._own: defaultdict[str, float] = defaultdict(float)
         self._seen: defaultdict[str, int] = defaultdict(int)
 
-    def add(self, neighbour: str, values: Tensor, public: Tensor) -> None:
-        """One chunk of its block and the same of mine: fp32 [elements]."""
+    def add(self, neighbour: str, start: int, values: Tensor, public: Tensor) -> None:
+        """One chunk of its block, fp32 [elements], from value ``start`` on; ``public``: the whole of mine, fp32."""
         size = values.numel()
-        here = slice(self._part * size // PARTS, (self._part + 1) * size // PARTS)
-        theirs, mine = (values, public) if size <= SMALL else (values[here], public[here])
-        self._apart[neighbour] += float((theirs - mine).square_().sum())
-        self._own[neighbour] += float(mine.square().sum())
+        if start not in self._mine:
+            whole = slice(0, size)
+            part = slice(self._part * size // PARTS, (self._part + 1) * size // PARTS)
+            here = whole if size <= SMALL else part
+            mine = public[start + here.start : start + here.stop]
+            self._mine[start] = here, mine, float(torch.dot(mine, mine))
+        here, mine, own = self._mine[start]
+        apart = values[here] - mine
+        self._apart[neighbour] += float(torch.dot(apart, apart))
+        self._own[neighbour] += own
         self._seen[neighbour] += mine.numel()
 
     @property

@@ -161,5 +161,4 @@ class StepExchange:
         scale = self._coding.scale(piece.section, self._updates, updates)
         self._mixer.add(name, piece.section, piece.chunk, action.weight, values, scale)
         if piece.section is Section.BLOCK:
-            ours = self._coding.encoder.public[Section.BLOCK][piece.start : piece.stop]
-            self.distances.add(name, values, ours)
+            self.distances.add(name, piece.start, values, self._coding.encoder.public[Section.BLOCK])

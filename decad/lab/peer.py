@@ -113,7 +113,7 @@ class LabPeer:
                 if told is not None and section is Section.BLOCK:
                     values = told[start:stop]
                 if section is Section.BLOCK:
-                    self._distances.add(other.id, values, self.tell(section)[start:stop])
+                    self._distances.add(other.id, start, values, self.tell(section))
                 self._mixer.add(other.id, section, chunk, weight, values, scale)
 
     def mix(self, step: int) -> None:

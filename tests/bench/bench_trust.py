@@ -20,6 +20,7 @@ import uvloop
 from torch import Tensor
 
 from decad.core.clipping import Clipping, StepClipping
+from decad.core.coding import Fp32Decoder
 from decad.core.mixing import Mixer
 from decad.core.robust import Collected
 from decad.core.section import Section
@@ -32,7 +33,7 @@ from decad.wire.transport import Link
 
 MESSAGE, MESSAGES = 1 << 20, 192
 ELEMENTS, CHUNK, NEIGHBOURS = 4_000_000, 262_144, 4
-ROUNDS = 7
+ROUNDS = 15
 
 
 async def carried(secret: Path | None) -> tuple[float, float]:
@@ -74,9 +75,23 @@ def mixed(
             values = other[start : start + CHUNK]
             mixer.add(str(name), Section.BLOCK, place, 0.2, values)
             if looks:
-                distances.add(str(name), values, own[start : start + CHUNK])
+                distances.add(str(name), start, values, own)
     mixer.finish()
     return time.process_time() - begun
+
+
+def checked(others: list[Tensor]) -> float:
+    """CPU seconds of taking one step's messages in: whether values are finite and not absurd."""
+    sizes, spent = {Section.BLOCK: ELEMENTS}, 0.0
+    for other in others:
+        decoder = Fp32Decoder(sizes, {Section.BLOCK: 1e6})
+        decoder.begin(0, full=True)
+        payloads = [part.numpy().tobytes() for part in torch.split(other, decoder.chunk_elements)]
+        begun = time.process_time()
+        for chunk, payload in enumerate(payloads):
+            decoder.decode(Section.BLOCK, chunk, payload)
+        spent += time.process_time() - begun
+    return spent
 
 
 async def main() -> None:
@@ -105,6 +120,17 @@ async def main() -> None:
     spent = {name: median(rule() for _ in range(ROUNDS)) for name, rule in rules.items()}
     for name, seconds in spent.items():
         print(f"mixing with {NEIGHBOURS} neighbours, {name}: {seconds / spent['plain']:.2f} of plain")
+    carried_s = median(tls[1] for _, tls in pairs) / (MESSAGES * MESSAGE) * 4 * ELEMENTS * NEIGHBOURS
+    parts = {
+        "plain mixing": spent["plain"],
+        "the check on arrival": median(checked(others) for _ in range(ROUNDS)),
+        "the look at the distances": spent["plain, and a look at the distances"] - spent["plain"],
+        "clipping": spent["clip, and a look"] - spent["plain, and a look at the distances"],
+    }
+    for name, seconds in parts.items():
+        print(
+            f"{name}: {100 * seconds / carried_s:.1f} % of the CPU that carrying the same blocks by TLS takes"
+        )
 
 
 if __name__ == "__main__":

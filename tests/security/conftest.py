@@ -14,7 +14,7 @@ from support.daemon import FAST, Daemon, Fleet, fleet
 from support.nursery import Nursery
 from support.swarm import PACED
 
-PACE_S = 0.05
+PACE_S = 0.1
 BEFORE_S, SETTLE_S, DURING_S = 5.0, 3.0, 5.0
 LEAST_RATE = 0.9
 

@@ -16,7 +16,7 @@ def spoilers(mine: torch.Tensor, theirs: torch.Tensor, moved: float = 0.01) -> l
     distances = Distances()
     for chunk in range(2):
         half = slice(chunk * N // 2, (chunk + 1) * N // 2)
-        distances.add("n", theirs[half], mine[half])
+        distances.add("n", half.start, theirs[half], mine)
     return distances.spoilers(lambda name: moved)
 
 
@@ -44,7 +44,7 @@ def test_the_same_block_is_none_even_of_zeros() -> None:
 def test_the_distance_is_relative_to_mine() -> None:
     distances = Distances()
     assert distances.relative("n") == -1.0
-    distances.add("n", torch.full((N,), 3.0), torch.full((N,), 2.0))
+    distances.add("n", 0, torch.full((N,), 3.0), torch.full((N,), 2.0))
     assert distances.relative("n") == pytest.approx(0.5)
 
 
@@ -60,7 +60,7 @@ def test_who_was_away_may_be_as_far_as_training_since_then_can_have_moved_both()
 
     def judged(distance: float, trained: int) -> list[str]:
         distances = Distances()
-        distances.add("n", torch.full((N,), distance), torch.zeros(N))
+        distances.add("n", 0, torch.full((N,), distance), torch.zeros(N))
         return met.judge(distances, block=3, trained=trained, reach=0.1)
 
     assert judged(0.9, trained=30) == ["n"]  # more than a phase can do
@@ -75,5 +75,5 @@ def test_a_large_chunk_is_measured_in_one_part(part: int) -> None:
     distances = Distances(part)
     theirs = torch.ones(N)
     theirs[part * N // PARTS : (part + 1) * N // PARTS] = 3.0
-    distances.add("n", theirs, torch.ones(N))
+    distances.add("n", 0, theirs, torch.ones(N))
     assert distances.relative("n") == 2.0
