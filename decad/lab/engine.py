@@ -72,7 +72,7 @@ class Laboratory:
         for learner in learners:
             tell(f"making peer {len(self.peers) + 1} of {len(learners)}")
             model = self.method.prepare(self._load(spec))
-            self.peers.append(LabPeer(learner, model, rule, self.schedule))
+            self.peers.append(LabPeer(learner, model, rule, self.schedule, self.method.checked()))
         attack = Attack(experiment.attack, experiment.spec.seed)
         for peer in self.peers:
             if peer.name in experiment.attackers:

@@ -26,8 +26,14 @@ class LabPeer:
     """A model, its data, and how far both are."""
 
     def __init__(
-        self, learner: Learner, model: TrainableModel, rule: TrainingRule, schedule: Schedule
+        self,
+        learner: Learner,
+        model: TrainableModel,
+        rule: TrainingRule,
+        schedule: Schedule,
+        checked: bool = True,
     ) -> None:
+        """``checked``: whether it looks at what others tell before it mixes it."""
         self.name, self.id, self.model = learner.name, learner.id, model
         self.loss = 0.0
         """Of the last step, before it."""
@@ -47,6 +53,7 @@ class LabPeer:
         self._position = DataPosition()
         self._rule, self._schedule = rule, schedule
         self._mixer: Mixer | None = None
+        self._checked = checked
         self._distances, self._met = Distances(), Acquaintance(schedule.inner_steps)
         self._shut_out: set[str] = set()
         """Whose blocks would have spoilt one's own."""
@@ -105,7 +112,8 @@ class LabPeer:
             assert self._mixer is not None
             if other.id in self._shut_out:
                 return
-            if told is not None and float(told.abs().max()) > mine.coding.beyond.get(Section.BLOCK, math.inf):
+            beyond = mine.coding.beyond.get(Section.BLOCK, math.inf)
+            if self._checked and told is not None and float(told.abs().max()) > beyond:
                 return  # refused on arrival
             for section, chunk, start, stop in cut(mine.coding.sizes, mine.coding.encoder.chunk_elements):
                 scale = mine.coding.scale(section, mine.state.updates, theirs.state.updates)
@@ -121,7 +129,8 @@ class LabPeer:
         with self._timed():
             assert self._mixer is not None
             block, coding = self._block().block.index, self._block().coding
-            if spoilers := self._met.judge(self._distances, block, coding.trained(step), coding.reach):
+            trained, reach = coding.trained(step), coding.reach
+            if self._checked and (spoilers := self._met.judge(self._distances, block, trained, reach)):
                 self._mixer.take_back()
                 self._shut_out.update(spoilers)
             self._distances = Distances()

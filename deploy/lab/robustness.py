@@ -7,6 +7,7 @@ the held-out losses, on all peers' data, of the honest peers' averaged model and
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from decad.lab.sweep import Plan, State, sweep
 
 PLAN = Path(__file__).with_name("small-lm-quick.toml")
 STEPS, RATE = 120, 0.02
-RULES = ("none", "clip", "median", "trimmed")
+RULES: dict[str, dict[str, Any]] = {
+    "unchecked": {"options": {"checks": False}},
+    "none": {},
+    "clip": {"robust": "clip"},
+    "median": {"robust": "median"},
+    "trimmed": {"robust": "trimmed"},
+}
+"""``unchecked``: plain mixing, without what a daemon always does."""
 ATTACKS: tuple[Kind, ...] = ("noise", "scale", "flip", "manipulate", "ascent", "frozen")
 ATTACKERS = {1: ["p0"], 2: ["p0", "p3"]}
 """On the ring no honest peer has two of them beside it."""
@@ -51,8 +59,8 @@ def _rows(overlay: str) -> list[tuple[str, str]]:
 def _variants() -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = [{"name": "alone", "method": "local", "lr": [0.003]}]
     for overlay in ("ring", "full"):
-        for rule in RULES:
-            common = {"overlay": overlay, "robust": rule, "lr": [RATE]}
+        for rule, settings in RULES.items():
+            common = {"overlay": overlay, "lr": [RATE], **settings}
             made.append({"name": f"{overlay}-nobody-{rule}", **common})
             for attack in ATTACKS:
                 for count, names in ATTACKERS.items():
@@ -72,7 +80,7 @@ def _losses(into: Path, name: str, seed: int) -> tuple[float, float]:
 
 def _cell(losses: list[tuple[float, float]]) -> str:
     averaged, worst = (sum(column) / len(column) for column in zip(*losses, strict=True))
-    return f"{averaged:.3f} ({worst:.3f})"
+    return "diverged" if math.isnan(averaged) else f"{averaged:.3f} ({worst:.3f})"
 
 
 def _tell(state: State) -> None:

@@ -51,6 +51,10 @@ class Method:
         """Whether there is an exchange after this step."""
         return True
 
+    def checked(self) -> bool:
+        """Whether peers refuse values out of all proportion and take back what these would spoil, as daemons do."""
+        return True
+
     def edges(self, overlay: str, here: Sequence[str], names: Mapping[str, str]) -> Edges:
         """Who mixes with whom among the ids ``here``."""
         near = {i: sorted(neighbours(overlay, here, i, names)) for i in here}

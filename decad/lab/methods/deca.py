@@ -23,6 +23,9 @@ class Deca(Method):
     every: int = 1
     """Steps between exchanges. A daemon mixes after every step."""
 
+    checks: bool = True
+    """Whether values out of all proportion are refused. A daemon always does."""
+
     def rule(self, spec: RunSpec) -> TrainingRule:
         made = TrainingRule(spec)
         if self.sign not in (1, -1):
@@ -33,3 +36,6 @@ class Deca(Method):
 
     def mixes(self, step: int) -> bool:
         return (step + 1) % self.every == 0
+
+    def checked(self) -> bool:
+        return self.checks

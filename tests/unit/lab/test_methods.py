@@ -166,6 +166,16 @@ def test_the_step_of_a_block_out_of_all_proportion_is_taken_back(
         assert float((now - was).abs().max()) < 2 * ADAM_STEP * lab.experiment.spec.lr, peer.name
 
 
+@pytest.mark.parametrize("attack", ["noise", "scale", "flip"])
+def test_without_the_checks_it_is_mixed(attack: str, folder: Path) -> None:
+    plain: dict[str, Any] = {"overlay": "full", "options": {"checks": False}}
+    lab = laboratory(folder, attack=attack, attackers=["p0"], **plain)
+    before = parameters(lab)
+    lab.step(0)
+    for was, now in zip(before[1:], parameters(lab)[1:], strict=True):
+        assert float((now - was).abs().max()) > 2 * ADAM_STEP * lab.experiment.spec.lr
+
+
 @pytest.mark.parametrize(
     "settings",
     [
