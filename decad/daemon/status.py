@@ -175,7 +175,8 @@ class StatusBoard:
         ]
         if not math.isnan(p.held_out_loss):
             parts.append(f"held-out {p.held_out_loss:.4f}")
-        parts += [f"{p.tokens_per_s:.0f} tokens/s", f"{len(self.network.neighbourhood.edges())} neighbours"]
+        near = len(self.network.neighbourhood.edges())
+        parts += [f"{p.tokens_per_s:.0f} tokens/s", f"{near} neighbour{'' if near == 1 else 's'}"]
         if waiting:
             parts.append(f"waiting for {waiting}")
         return ", ".join(parts)
