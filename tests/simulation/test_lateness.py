@@ -66,7 +66,7 @@ async def test_who_brings_nothing_thins_nobodys_mixing_and_counts_again_when_it_
         begun = max(len(cluster[name].peer.steps) for name in "abc")
         await cluster.further(10, "a", "b", "c")
         weights = [step.weights for name in "abc" for step in cluster[name].peer.steps[begun + 1 : begun + 9]]
-        assert all(given == (pytest.approx(1 / 3),) * 2 for given in weights)
+        assert all(list(given) == pytest.approx([1 / 3] * 2) for given in weights)
         for road in roads:
             del cluster.network.weather[road]
         await cluster.further(PROBE + 2, "a", "b", "c", "d")
