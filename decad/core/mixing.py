@@ -102,7 +102,7 @@ def moment_scale(section: Section, a1: float, a2: float, mine: int, theirs: int)
     joined in mid-phase are compared bias-corrected. Equal counts give exactly 1, and the published equation;
     a peer without updates has no estimate, and the factor is 0.
     """
-    if section is Section.BLOCK or mine == theirs:
+    if section in (Section.BLOCK, Section.ADAPTERS) or mine == theirs:
         return 1.0
     if not mine or not theirs:
         return 0.0

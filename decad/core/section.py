@@ -14,3 +14,5 @@ class Section(IntEnum):
     """The first moment."""
     SECOND = 2
     """The second moment or its row means."""
+    ADAPTERS = 3
+    """The low-rank adapters, which are trained in every step beside the block."""

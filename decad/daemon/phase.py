@@ -5,6 +5,7 @@ Everything that changes it runs on the compute thread.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -22,6 +23,7 @@ from decad.core.robust import Collected
 from decad.core.schedule import learning_rate
 from decad.core.section import Section
 from decad.core.spoiling import reach
+from decad.daemon.adapters import Adapters
 from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
 from decad.errors import DivergedError
@@ -36,6 +38,8 @@ class TrainingRule:
     def __init__(self, spec: RunSpec) -> None:
         self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
+        self.adapter_rate = learning_rate(spec.schedule, spec.lr)
+        """Of adapters, in every step: they have no phases to warm up in."""
         self.robust, self.inner_steps = spec.robust, spec.inner_steps
         self.reach = reach(spec.lr)
         self.moments: MomentRule = moment_rule(spec.moments)
@@ -53,12 +57,17 @@ PUBLIC = "public"
 """Name among the active tensors of the public copy, which an encoding of changes has."""
 
 
-def _largest(theta: Tensor) -> dict[Section, float]:
-    return {} if theta.is_meta else {Section.BLOCK: float(torch.linalg.vector_norm(theta, torch.inf))}
+def _largest(values: Mapping[Section, Tensor]) -> dict[Section, float]:
+    return {
+        section: float(torch.linalg.vector_norm(theta, torch.inf))
+        for section, theta in values.items()
+        if not theta.is_meta
+    }
 
 
 class ActiveBlock:
-    """One phase's block on ``model``; ``resumed`` restores what `saved` gave; ``clipping``: the peer's."""
+    """One phase's block on ``model``; ``resumed`` restores what `saved` gave; ``clipping`` and
+    ``adapters``: the peer's."""
 
     def __init__(
         self,
@@ -67,7 +76,9 @@ class ActiveBlock:
         rule: TrainingRule,
         resumed: ActiveState | None = None,
         clipping: Clipping | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
+        self._adapters = adapters
         self.block = block
         self._model = model
         self._rule = rule
@@ -80,11 +91,15 @@ class ActiveBlock:
             self.state.v.copy_(resumed.tensors["v"])
             model.sync()
         sizes = {Section.BLOCK: block.numel, **rule.moments.sections(block)}
+        largest = _largest({Section.BLOCK: self.theta})
+        if adapters is not None:
+            sizes[Section.ADAPTERS] = adapters.theta.numel()
+            largest |= _largest({Section.ADAPTERS: adapters.theta})
         self._staging = Staging(model.device, sizes)
         sender = encoder(rule.encoding, resumed.tensors.get(PUBLIC) if resumed else None)
         if resumed is not None:
             sender.sequence = resumed.sequence
-        beyond = absurd_beyond(_largest(self.theta))
+        beyond = absurd_beyond(largest)
         a1, a2 = rule.constants.a1, rule.constants.a2
         self.coding = Coding(
             sizes=sizes,
@@ -121,19 +136,26 @@ class ActiveBlock:
                 "kept or sent; the steps before it are saved. Look for broken records in --data, and start again. If "
                 "the whole run diverges, begin another with a lower --lr or --clip 1, and another --state-dir."
             )
-        local_step(self.theta, gradient, self.state, self._rule.constants, self._rule.rate(step))
+        block, beside = gradient[: self.block.numel], gradient[self.block.numel :]
+        local_step(self.theta, block, self.state, self._rule.constants, self._rule.rate(step))
+        if self._adapters is not None:
+            self._adapters.local_step(beside, step)
 
     def half_step(self, gradient: Tensor, step: int) -> dict[Section, Tensor]:
         """`local_step`, then encode what travels. Returns zeroed accumulators; ``gradient`` is used up."""
         self.local_step(gradient, step)
         outgoing = {Section.BLOCK: self.theta, **self._rule.moments.outgoing(self.block, self.state)}
+        if self._adapters is not None:
+            outgoing[Section.ADAPTERS] = self._adapters.theta
         self.coding.encoder.encode(self._staging.to_host(outgoing))
-        return self._staging.accumulators(gradient)
+        return self._staging.accumulators(gradient[: self.block.numel])
 
     def finish_step(self, mixer: Mixer, step: int) -> None:
         """Add the discrepancies, apply the moment rule and let the model see the result."""
         d = self._staging.to_device(mixer.finish())
         self.theta.add_(d[Section.BLOCK])
+        if self._adapters is not None:
+            self._adapters.theta.add_(d[Section.ADAPTERS])
         self._rule.moments.apply(self.block, self.state, d, self._rule.rate(step), self._rule.constants)
         self._model.sync()
 

@@ -141,13 +141,14 @@ class Laboratory:
         for block, phase in self.schedule.latest_phases(number).items():
             if peer.phases.get(block, -1) < phase:
                 peer.take(block, phase, donor)
+        peer.take_adapters(donor)
 
     # -- evaluation -----------------------------------------------------------------------------------------
 
     def evaluate(self) -> Evaluation:
         """Of the averaged model and of each peer's, at any time between steps."""
         apart = 0.0
-        for block in self.averaged.plan.blocks:
+        for block in self.averaged.blocks:
             copies = [peer.model.block(block.index) for peer in self._honest]
             # From one of them on, so that equal copies have exactly themselves as their mean.
             mean = copies[0] + reduce(torch.add, (copy - copies[0] for copy in copies)) / len(copies)
@@ -164,6 +165,7 @@ class Laboratory:
         """Bytes that one peer's training holds in tensors, by what for; without activations."""
         model, experiment = self.peers[0].model, self.experiment
         largest = max(block.numel for block in model.plan.blocks)
+        beside = 0 if model.adapters is None else model.adapters.numel
         master = 0 if model.dtype == torch.float32 else 4
         public = 0
         if experiment.spec.encoding != "fp32" and len(self.peers) > 1:
@@ -171,8 +173,8 @@ class Laboratory:
             public = 1 + max(map(len, edges.values()))
         return {
             "weights": sum(part.nbytes for part in [*model.module.parameters(), *model.module.buffers()]),
-            "gradients": 4 * largest,
-            "optimiser": (8 + master) * largest,
+            "gradients": 4 * (largest + beside),
+            "optimiser": (8 + master) * largest + 8 * beside,
             "exchange": 4 * public * largest,
         }
 

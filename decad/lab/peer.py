@@ -15,6 +15,7 @@ from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
 from decad.core.section import Section
 from decad.core.spoiling import Acquaintance, Distances
+from decad.daemon.adapters import Adapters
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.data.position import DataPosition
 from decad.lab.attacks import Attack
@@ -46,6 +47,9 @@ class LabPeer:
         self.active: ActiveBlock | None = None
         self._phase = -1
         self._clipping = Clipping()
+        self._adapters: Adapters | None = None
+        if model.adapters is not None:
+            self._adapters = Adapters(model.adapter_values, rule.adapter_rate, rule.constants)
         self.attack: Attack | None = None
         """What this peer does to the others."""
         self._began: Tensor | None = None
@@ -71,7 +75,11 @@ class LabPeer:
         self.leave()
         with self._timed():
             self.active = ActiveBlock(
-                self.model, self.model.plan[here.block], self._rule, clipping=self._clipping
+                self.model,
+                self.model.plan[here.block],
+                self._rule,
+                clipping=self._clipping,
+                adapters=self._adapters,
             )
         self._phase = here.phase
         self._began = self.active.theta.clone() if self.attack is not None else None
@@ -152,6 +160,13 @@ class LabPeer:
         self.model.set_block(block, values)
         self.phases[block] = phase
         donor.sent += values.nbytes
+
+    def take_adapters(self, donor: LabPeer) -> None:
+        """Put a donor's adapters, if there are any, in the place of one's own; the moments stay."""
+        if (adapters := self.model.adapters) is not None:
+            values = donor.model.block(adapters.index)
+            self.model.set_block(adapters.index, values)
+            donor.sent += values.nbytes
 
     def _block(self) -> ActiveBlock:
         assert self.active is not None

@@ -127,7 +127,7 @@ def _step(module: Any, objective: Objective, block: Block, batch: Batch, *, summ
             forward: int = live.now
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
             del loss
-            gradient = add_up(gradients, block, 1.0, before)
+            gradient = add_up(gradients, [block], 1.0, before)
             local_step(master, gradient, state, AdamConstants(), 1e-4)
     finally:
         for parameter in parameters:

@@ -6,7 +6,8 @@ master copy itself, so an active block costs no second copy; in bf16 the active 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,18 @@ from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
 from decad.core.privacy import LocalPrivacy, PrivateSum
 from decad.errors import ConfigError, InternalError
+from decad.model.adapters import Adapting, add_adapters, head_names
 from decad.model.division import divide
 from decad.model.export import check_export
 from decad.model.length import context_length
-from decad.model.loading import CAUSAL_LM, check_vocabulary, load_module, load_tokenizer, what_to_train
+from decad.model.loading import (
+    CAUSAL_LM,
+    CLASSIFICATION,
+    check_vocabulary,
+    load_module,
+    load_tokenizer,
+    what_to_train,
+)
 from decad.model.meaning import meaning_of
 from decad.model.objective import Classes, NextToken, Objective
 from decad.model.rounding import round_stochastically
@@ -73,6 +82,8 @@ class TrainableModel:
         self.model_hash = spec.model_hash
         self.spec = spec.model_copy(update={"plan_hash": self.plan.fingerprint})
         self._flat = self._gather()
+        self.adapters: Block | None = None
+        """What is trained beside every block, as if it were the block after the last: see `adapt`."""
         module.to(device)  # what is left: frozen parameters, and buffers
         self._active: _Active | None = None
 
@@ -121,6 +132,31 @@ class TrainableModel:
         """Rows of the embedding."""
         return int(self.module.get_input_embeddings().weight.shape[0])
 
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Everything that training changes: the blocks of the plan, and after them the adapters, if there are any."""
+        return (*self.plan.blocks, *([] if self.adapters is None else [self.adapters]))
+
+    def adapt(self, adapting: Adapting) -> None:
+        """Put low-rank adapters beside the linear layers, once. A classifier's head gets none. Raises ConfigError."""
+        head = head_names(self.module) if self.spec.task == CLASSIFICATION else []
+        names = add_adapters(self.module, adapting, head)
+        parameters = {name: p for name, p in self.module.named_parameters() if name in names}
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        block = BlockPlan.build([("adapters", names)], shapes)[0]
+        self.adapters = replace(block, index=len(self.plan))
+        memory = torch.empty(block.numel, device=self.device)
+        for name, view in block.views(memory).items():
+            parameters[name].data = view.copy_(parameters[name].data)
+            parameters[name].requires_grad_(True)
+        self._parameters |= parameters
+        self._flat.append(memory)
+
+    @property
+    def adapter_values(self) -> Tensor:
+        """The adapters' values, fp32 [a] on the device: what the forward pass uses, to be changed in place."""
+        return self._flat[len(self.plan)]
+
     def activate(self, block: Block) -> Tensor:
         """Make ``block`` the trained one and return its fp32 master copy [n] on the device.
 
@@ -139,13 +175,15 @@ class TrainableModel:
     ) -> tuple[float, Tensor]:
         """Mean loss over the predictions of ``batch`` (on the host) and its gradient in the active block, fp32 [n].
 
-        The gradient is a fresh tensor that belongs to the caller. Comes back at the next micro-batch, with what it has,
-        once ``interrupted``. DECA eq. for g: grad_k F_i(theta; batch). With privacy see `decad.core.privacy`.
+        With adapters [n + a], theirs after the block's. The gradient is a fresh tensor that belongs to the caller.
+        Comes back at the next micro-batch, with what it has, once ``interrupted``. DECA eq. for g: grad_k F_i(theta;
+        batch). With privacy see `decad.core.privacy`.
         """
         block, _ = self._need_active()
         if self.privacy is not None:
             return self._private_gradient(batch, block, self.privacy, interrupted)
-        parameters = [self._parameters[slot.name] for slot in block.slots]
+        trained = self._trained_beside(block)
+        parameters = self._parameters_of(trained)
         total, every = 0.0, batch.predictions
         flat: Tensor | None = None
         for part in batch.split(self.micro_batch):
@@ -157,17 +195,25 @@ class TrainableModel:
             # Experts that no token was sent to, or a pooler that the task does not use, have none.
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
             total += loss.item() * predictions / every
-            flat = add_up(gradients, block, predictions / every, flat)
+            flat = add_up(gradients, trained, predictions / every, flat)
         if flat is None:
-            flat = torch.zeros(block.numel, device=self.device)
+            flat = torch.zeros(sum(part.numel for part in trained), device=self.device)
         return total, flat
+
+    def _trained_beside(self, block: Block) -> list[Block]:
+        return [block] if self.adapters is None else [block, self.adapters]
+
+    def _parameters_of(self, blocks: list[Block]) -> list[Tensor]:
+        return [self._parameters[slot.name] for block in blocks for slot in block.slots]
 
     def _private_gradient(
         self, batch: Examples, block: Block, privacy: LocalPrivacy, interrupted: Callable[[], bool]
     ) -> tuple[float, Tensor]:
         """One example at a time, each with the mean over its own predictions."""
-        parameters = [self._parameters[slot.name] for slot in block.slots]
-        private, total, parts = PrivateSum(privacy, block.numel, self.device), 0.0, batch.split(1)
+        trained = self._trained_beside(block)
+        parameters = self._parameters_of(trained)
+        private = PrivateSum(privacy, sum(part.numel for part in trained), self.device)
+        total, parts = 0.0, batch.split(1)
         for part in parts:
             if interrupted():
                 break
@@ -175,7 +221,7 @@ class TrainableModel:
                 continue
             loss = self.objective.loss(part.to(self.device))
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
-            private.add(add_up(gradients, block, 1.0, None))
+            private.add(add_up(gradients, trained, 1.0, None))
             total += loss.item() / len(parts)
         return total, private.finish(len(parts))
 
@@ -242,21 +288,21 @@ class TrainableModel:
         return self._active
 
 
-def add_up(gradients: list[Tensor], block: Block, weight: float, flat: Tensor | None) -> Tensor:
-    """Add ``weight`` times the parameters' gradients, in slot order, to ``flat``, fp32 [n], and return it.
-
-    Empties the list as it goes, to free each early.
+def add_up(gradients: list[Tensor], blocks: Sequence[Block], weight: float, flat: Tensor | None) -> Tensor:
+    """Add ``weight`` times the parameters' gradients, in the order of the blocks' slots, to ``flat``, fp32 [n], and
+    return it. ``n``: elements of all ``blocks``. Empties the list as it goes, to free each early.
     """
-    if flat is None and weight == 1 and gradients[0].numel() == block.numel:
+    numel = sum(block.numel for block in blocks)
+    if flat is None and weight == 1 and gradients[0].numel() == numel:
         return gradients.pop().reshape(-1).to(torch.float32)
-    sums = torch.empty(block.numel, device=gradients[0].device) if flat is None else flat
-    for slot, view in zip(block.slots, block.views(sums).values(), strict=True):
-        gradient = gradients.pop(0)
-        part = slot.part_of(gradient)
-        if flat is None:
-            view.copy_(part).mul_(weight)
-        else:
-            view.add_(part, alpha=weight)
+    sums = torch.empty(numel, device=gradients[0].device) if flat is None else flat
+    for block, part in zip(blocks, torch.split(sums, [block.numel for block in blocks]), strict=True):
+        for slot, view in zip(block.slots, block.views(part).values(), strict=True):
+            gradient = slot.part_of(gradients.pop(0))
+            if flat is None:
+                view.copy_(gradient).mul_(weight)
+            else:
+                view.add_(gradient, alpha=weight)
     return sums
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import pytest
 import torch
@@ -94,6 +94,58 @@ def test_a_peer_sends_its_block_once_to_each_neighbour(folder: Path) -> None:
     lab.step(0)
     block = lab.peers[0].model.plan[lab.schedule.position(0).block]
     assert lab.peers[0].sent == 2 * 4 * block.numel
+
+
+class TestAdapters:
+    OPTIONS: ClassVar[dict[str, Any]] = {"adapters": 2, "adapter_lr": 1e-2}
+
+    def test_they_are_trained_beside_the_block_and_mixed(self, folder: Path) -> None:
+        lab = laboratory(folder, overlay="full", options=self.OPTIONS)
+        begun = adapters(lab)
+        lab.step(0)
+        after = adapters(lab)
+        assert torch.allclose(after, after[0].expand_as(after), atol=1e-6)
+        assert (after - begun).abs().max() == pytest.approx(1e-2, rel=1e-2)  # one step of Adam
+
+    def test_without_others_the_mean_is_the_same(self, folder: Path) -> None:
+        mixed = laboratory(folder, overlay="ring", options=self.OPTIONS)
+        alone = laboratory(folder, overlay="ring", options=self.OPTIONS | {"every": 2})
+        for lab in (mixed, alone):
+            lab.step(0)
+        assert torch.allclose(adapters(mixed).mean(dim=0), adapters(alone).mean(dim=0), atol=1e-6)
+        assert not torch.equal(adapters(mixed), adapters(alone))
+
+    def test_their_moments_live_through_the_phases(self, folder: Path) -> None:
+        lab = laboratory(folder, options=self.OPTIONS)
+        take(lab, 9)
+        for peer in lab.peers:
+            assert peer._adapters is not None
+            assert peer._adapters.state.updates == 9
+
+    def test_they_travel_beside_the_block(self, folder: Path) -> None:
+        lab, plain = laboratory(folder, options=self.OPTIONS), laboratory(folder)
+        for each in (lab, plain):
+            each.step(0)
+        numel = lab.peers[0].model.adapter_values.numel()
+        assert lab.peers[0].sent == plain.peers[0].sent + 2 * 4 * numel
+
+    def test_they_learn(self, folder: Path) -> None:
+        lab, plain = laboratory(folder, options=self.OPTIONS), laboratory(folder)
+        for each in (lab, plain):
+            take(each, 12)
+        assert lab.evaluate().averaged.mean < plain.evaluate().averaged.mean
+
+    def test_who_was_away_takes_them_too(self, folder: Path) -> None:
+        lab = laboratory(folder, faults=["away:p1:2:8"], overlay="full", options=self.OPTIONS)
+        take(lab, 8)
+        others = adapters(lab)[0].clone()
+        lab.step(8)
+        assert (adapters(lab)[1] - others).abs().max() < 3e-2
+
+
+def adapters(lab: Laboratory) -> Tensor:
+    """Of each peer: [peers, a]."""
+    return torch.stack([peer.model.adapter_values.clone() for peer in lab.peers])
 
 
 def test_pooled_training_sees_what_all_train_on_and_nothing_held_out(folder: Path) -> None:

@@ -1,0 +1,127 @@
+"""Low-rank adapters beside the blocks: on which layers, with which values, and their gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.families import CAUSAL, CLASSIFIERS, save_tiny
+from torch import Tensor
+
+from decad.config import RunSpec
+from decad.core.batch import Batch
+from decad.errors import ConfigError
+from decad.model.adapters import ALL_LINEAR, Adapting
+from decad.model.trainable import TrainableModel
+
+CPU = torch.device("cpu")
+RANK = 2
+
+
+def loaded(directory: Path, family: str = "") -> TrainableModel:
+    labels = ("bad", "good") if family in CLASSIFIERS else ()
+    return TrainableModel.load(directory, CPU, torch.float32, RunSpec(labels=labels))
+
+
+def adapted(directory: Path, family: str = "", seed: int = 0, targets: str = ALL_LINEAR) -> TrainableModel:
+    model = loaded(directory, family)
+    model.adapt(Adapting(RANK, 2 * RANK, seed, targets))
+    return model
+
+
+def logits(model: TrainableModel, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model.module(batch.inputs).logits
+    return found
+
+
+def filled(model: TrainableModel) -> TrainableModel:
+    """With adapters that do something."""
+    model.adapter_values.copy_(
+        torch.randn(model.adapter_values.shape, generator=torch.Generator().manual_seed(3))
+    )
+    return model
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *CLASSIFIERS])
+def test_at_first_they_change_nothing_and_all_of_them_learn(family: str, tmp_path: Path) -> None:
+    directory = save_tiny(family, tmp_path / "base")
+    plain, model = loaded(directory, family), adapted(directory, family)
+    tokens = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
+    batch = Batch.next_token(tokens) if family in CAUSAL else Batch(tokens, torch.tensor([0, 1]))
+    assert model.plan == plain.plan
+    assert model.evaluate(batch) == plain.evaluate(batch)
+    block = model.plan[0]
+    plain.activate(block)
+    model.activate(block)
+    alone, beside = plain.gradient(batch)[1], model.gradient(batch)[1]
+    assert model.adapters is not None
+    assert beside.shape == (block.numel + model.adapters.numel,)
+    assert torch.equal(beside[: block.numel], alone)
+    # U is zero, so only its own gradient is not: of D there is none yet.
+    views = model.adapters.views(beside[block.numel :])
+    moved = {name for name, gradient in views.items() if gradient.any()}
+    assert moved <= {name for name in views if "lora_B" in name}
+    assert len(moved) > len(views) // 4  # not of experts that no token was sent to
+    model.deactivate(seed=0, step=0)
+    block = model.plan[len(model.plan) - 1]
+    model.activate(block)
+    filled(model)
+    _, gradient = model.gradient(batch)
+    assert (
+        all(view.any() for view in model.adapters.views(gradient[block.numel :]).values()) or "mo" in family
+    )
+
+
+def test_the_layer_is_what_the_formula_says(untied_dir: Path, batch: Batch) -> None:
+    model = filled(adapted(untied_dir))
+    assert model.adapters is not None
+    views = model.adapters.views(model.adapter_values)
+    plain = loaded(untied_dir)
+    with torch.no_grad():
+        for name, parameter in plain.module.named_parameters():
+            stem = name.removesuffix(".weight")
+            if (down := views.get(f"{stem}.lora_A.default.weight")) is not None:
+                parameter.add_(views[f"{stem}.lora_B.default.weight"] @ down, alpha=2.0)
+    assert torch.allclose(logits(model, batch), logits(plain, batch), atol=1e-4)
+    assert not torch.allclose(logits(model, batch), logits(adapted(untied_dir), batch), atol=1e-2)
+
+
+def test_a_seed_gives_the_same_values_everywhere(untied_dir: Path) -> None:
+    torch.manual_seed(1)
+    first = adapted(untied_dir)
+    torch.manual_seed(2)
+    assert torch.equal(adapted(untied_dir).adapter_values, first.adapter_values)
+    assert not torch.equal(adapted(untied_dir, seed=1).adapter_values, first.adapter_values)
+
+
+def test_a_head_gets_none(tmp_path: Path) -> None:
+    model = adapted(save_tiny("bert", tmp_path / "base"), "bert")
+    assert model.adapters is not None
+    assert model.adapters.slots
+    assert not any("classifier" in slot.name for slot in model.adapters.slots)
+
+
+def test_they_are_the_block_after_the_last(untied_dir: Path) -> None:
+    model = adapted(untied_dir)
+    assert [block.index for block in model.blocks] == list(range(len(model.plan) + 1))
+    values = torch.arange(model.adapter_values.numel(), dtype=torch.float32)
+    model.set_block(len(model.plan), values)
+    assert torch.equal(model.block(len(model.plan)), values)
+    assert torch.equal(model.adapter_values, values)
+
+
+def test_in_bf16_they_are_fp32(untied_dir: Path, batch: Batch) -> None:
+    model = TrainableModel.load(untied_dir, CPU, torch.bfloat16, RunSpec())
+    model.adapt(Adapting(RANK, 2 * RANK, 0))
+    filled(model)
+    model.activate(model.plan[0])
+    _, gradient = model.gradient(batch)
+    assert gradient.dtype == model.adapter_values.dtype == torch.float32
+    assert gradient[model.plan[0].numel :].abs().max() > 0
+
+
+def test_targets_that_are_not_there_are_refused(untied_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing_like_it"):
+        adapted(untied_dir, targets="nothing_like_it")
