@@ -258,6 +258,7 @@ class Bytes(google.protobuf.message.Message):
     SECOND_MOMENT_FIELD_NUMBER: builtins.int
     OVERHEAD_FIELD_NUMBER: builtins.int
     FETCH_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
     block: builtins.int
     first_moment: builtins.int
     second_moment: builtins.int
@@ -265,6 +266,7 @@ class Bytes(google.protobuf.message.Message):
     """Headers, beacons, handshakes and everything else."""
     fetch: builtins.int
     """Blocks sent to, or fetched by, joiners."""
+    adapters: builtins.int
     def __init__(
         self,
         *,
@@ -273,8 +275,9 @@ class Bytes(google.protobuf.message.Message):
         second_moment: builtins.int = ...,
         overhead: builtins.int = ...,
         fetch: builtins.int = ...,
+        adapters: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["block", b"block", "fetch", b"fetch", "first_moment", b"first_moment", "overhead", b"overhead", "second_moment", b"second_moment"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "block", b"block", "fetch", b"fetch", "first_moment", b"first_moment", "overhead", b"overhead", "second_moment", b"second_moment"]) -> None: ...
 
 Global___Bytes: typing_extensions.TypeAlias = Bytes
 

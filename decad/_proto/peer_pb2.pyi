@@ -60,6 +60,8 @@ class _SectionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     """the first moment, for rules that exchange it"""
     SECTION_SECOND: _Section.ValueType  # 2
     """the second moment or its row means, for rules that exchange them"""
+    SECTION_ADAPTERS: _Section.ValueType  # 3
+    """low-rank adapters, for runs that have them"""
 
 class Section(_Section, metaclass=_SectionEnumTypeWrapper):
     """What a chunk belongs to."""
@@ -70,6 +72,8 @@ SECTION_FIRST: Section.ValueType  # 1
 """the first moment, for rules that exchange it"""
 SECTION_SECOND: Section.ValueType  # 2
 """the second moment or its row means, for rules that exchange them"""
+SECTION_ADAPTERS: Section.ValueType  # 3
+"""low-rank adapters, for runs that have them"""
 Global___Section: typing_extensions.TypeAlias = Section
 
 @typing.final

@@ -160,7 +160,7 @@ def _held_out(t: pb.Training) -> str:
 
 
 def _traffic(b: pb.Bytes) -> str:
-    total = b.block + b.first_moment + b.second_moment + b.overhead + b.fetch
+    total = b.block + b.first_moment + b.second_moment + b.adapters + b.overhead + b.fetch
     share = 100 * b.overhead / total if total else 0.0
     return f"{size(total)} ({share:.2f} % overhead)"
 

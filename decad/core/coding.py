@@ -1,4 +1,4 @@
-"""How tensors travel: plain fp32, or the block's changes in bf16 with error feedback.
+"""How tensors travel: plain fp32, or the changes of block and adapters in bf16 with error feedback.
 
 Every neighbour of a peer gets the same bytes, and what those bytes decode to is the peer's *public* copy. The
 sender mixes with its own public copy too, so coding errors cancel and the network average is kept (docs/theory.md,
@@ -28,7 +28,17 @@ from decad.errors import ConfigError, PoisonError, ProtocolError
 CHUNK_ELEMENTS = {"fp32": 262_144, "bf16-delta": 524_288}
 """Elements of one chunk by encoding: 1 MiB messages; a full resend of bf16-delta has 2 MiB."""
 
+CHANGING = frozenset({Section.BLOCK, Section.ADAPTERS})
+"""Sections of which bf16-delta sends changes to a public copy."""
+
+
+def is_narrow(section: Section, sizes: Mapping[Section, int]) -> bool:
+    """Whether bf16-delta sends a section in bf16: parameters and moments as long as the block, but no row means."""
+    return section in CHANGING or sizes[section] == sizes[Section.BLOCK]
+
+
 NO_BOUND: Mapping[Section, float] = MappingProxyType({})
+NOTHING: Mapping[Section, Tensor] = MappingProxyType({})
 
 with warnings.catch_warnings():
     # torch warns once a process that it cannot keep us from writing to a message's bytes; decoders only read.
@@ -87,11 +97,11 @@ class Decoder(Protocol):
         ...
 
 
-def encoder(encoding: str, public: Tensor | None = None) -> Encoder:
+def encoder(encoding: str, public: Mapping[Section, Tensor] = NOTHING) -> Encoder:
     """An encoder for one phase.
 
-    To resume within a phase give the saved public copy as ``public``, fp32 [n] on the host, and set ``sequence``.
-    Raises ConfigError for an encoding that it does not know.
+    To resume within a phase give the saved public copies of `CHANGING` sections as ``public``, fp32 [n] on the host,
+    and set ``sequence``. Raises ConfigError for an encoding that it does not know.
     """
     if encoding == "fp32":
         return Fp32Encoder()
@@ -133,45 +143,49 @@ class Fp32Encoder:
 
 
 class Bf16DeltaEncoder:
-    """The block as bf16 changes to the public copy; moments as long as the block in bf16; the rest fp32.
+    """Block and adapters as bf16 changes to their public copies; moments as long as the block in bf16; the rest fp32.
 
-    The public copy begins as the first values, which travel whole (docs/adr/0010).
+    The public copies begin as the first values, which travel whole (docs/adr/0010).
     """
 
-    def __init__(self, public: Tensor | None) -> None:
+    def __init__(self, public: Mapping[Section, Tensor]) -> None:
         self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]
         self.full_only = False
         self.sequence = -1
         self.public: dict[Section, Tensor] = {}
-        self._changes = torch.empty(0, dtype=torch.bfloat16)
-        if public is not None:
-            self._begin(public)
+        self._changes: dict[Section, Tensor] = {}
+        for section, values in public.items():
+            self._begin(section, values)
 
-    def _begin(self, public: Tensor) -> None:
-        self.public[Section.BLOCK] = public.detach().clone()
-        self._changes = torch.zeros_like(public, dtype=torch.bfloat16)
+    def _begin(self, section: Section, public: Tensor) -> None:
+        self.public[section] = public.detach().clone()
+        self._changes[section] = torch.zeros_like(public, dtype=torch.bfloat16)
 
     @torch.no_grad()
     def encode(self, values: Mapping[Section, Tensor]) -> None:
-        if Section.BLOCK not in self.public:
-            self._begin(values[Section.BLOCK])
-        block = self.public[Section.BLOCK]
-        for piece in pieces(block.numel()):
-            change = self._changes[piece].copy_(values[Section.BLOCK][piece] - block[piece])
-            block[piece].add_(change)
-        for section in values.keys() - {Section.BLOCK}:
-            moment = values[section]
-            if moment.numel() != block.numel():
-                self.public[section] = moment
+        sizes = {section: tensor.numel() for section, tensor in values.items()}
+        for section, tensor in values.items():
+            if section in CHANGING:
+                self._change(section, tensor)
+            elif not is_narrow(section, sizes):
+                self.public[section] = tensor
             elif section in self.public:
-                self.public[section].copy_(moment)
+                self.public[section].copy_(tensor)
             else:
-                self.public[section] = moment.to(torch.bfloat16)
+                self.public[section] = tensor.to(torch.bfloat16)
         self.sequence += 1
 
+    def _change(self, section: Section, values: Tensor) -> None:
+        if section not in self.public:
+            self._begin(section, values)
+        public, changes = self.public[section], self._changes[section]
+        for piece in pieces(public.numel()):
+            change = changes[piece].copy_(values[piece] - public[piece])
+            public[piece].add_(change)
+
     def payload(self, section: Section, chunk: int, full: bool) -> memoryview:
-        changes = section is Section.BLOCK and not full
-        values = _chunk_of(self._changes if changes else self.public[section], chunk, self.chunk_elements)
+        source = self._changes if section in CHANGING and not full else self.public
+        values = _chunk_of(source[section], chunk, self.chunk_elements)
         return bytes_of(values.float() if full else values)
 
 
@@ -195,7 +209,7 @@ class Fp32Decoder:
 
 
 class Bf16DeltaDecoder:
-    """Keeps the neighbour's public copy of the block, bit for bit, by adding up its changes."""
+    """Keeps the neighbour's public copies of block and adapters, bit for bit, by adding up their changes."""
 
     def __init__(self, sizes: Mapping[Section, int], beyond: Mapping[Section, float] = NO_BOUND) -> None:
         self.chunk_elements = CHUNK_ELEMENTS["bf16-delta"]
@@ -205,7 +219,7 @@ class Bf16DeltaDecoder:
         self._whole = False
         """Every message that was begun has ended: `public` is the neighbour's copy at `sequence`."""
         self.sequence = -1
-        self.public = {Section.BLOCK: torch.empty(sizes[Section.BLOCK])}
+        self.public = {section: torch.empty(sizes[section]) for section in CHANGING & sizes.keys()}
 
     def begin(self, sequence: int, full: bool) -> bool:
         if not full and not (self._whole and sequence == self.sequence + 1):
@@ -218,9 +232,9 @@ class Bf16DeltaDecoder:
 
     @torch.no_grad()
     def decode(self, section: Section, chunk: int, payload: bytes | memoryview) -> Tensor:
-        narrow = not self._full and self._sizes[section] == self._sizes[Section.BLOCK]
+        narrow = not self._full and is_narrow(section, self._sizes)
         values = self._due.take(section, chunk, payload, torch.bfloat16 if narrow else torch.float32)
-        if section is not Section.BLOCK:
+        if section not in CHANGING:
             return _sound(section, chunk, values.float(), self._beyond)
         public = _chunk_of(self.public[section], chunk, self.chunk_elements)
         # Looked at after the addition: finite changes can add up to infinity.

@@ -53,8 +53,8 @@ class TrainingRule:
         )
 
 
-PUBLIC = "public"
-"""Name among the active tensors of the public copy, which an encoding of changes has."""
+PUBLIC = {Section.BLOCK: "public", Section.ADAPTERS: "public-adapters"}
+"""Names among the active tensors of the public copies, which an encoding of changes has."""
 
 
 def _largest(values: Mapping[Section, Tensor]) -> dict[Section, float]:
@@ -96,7 +96,8 @@ class ActiveBlock:
             sizes[Section.ADAPTERS] = adapters.theta.numel()
             largest |= _largest({Section.ADAPTERS: adapters.theta})
         self._staging = Staging(model.device, sizes)
-        sender = encoder(rule.encoding, resumed.tensors.get(PUBLIC) if resumed else None)
+        public = resumed.tensors if resumed is not None else {}
+        sender = encoder(rule.encoding, {s: public[name] for s, name in PUBLIC.items() if name in public})
         if resumed is not None:
             sender.sequence = resumed.sequence
         beyond = absurd_beyond(largest)
@@ -164,6 +165,6 @@ class ActiveBlock:
         sender = self.coding.encoder
         live = {MASTER: self.theta, "m": self.state.m, "v": self.state.v}
         if not sender.full_only and sender.sequence >= 0:  # before the first message nothing is public
-            live[PUBLIC] = sender.public[Section.BLOCK]
+            live |= {name: sender.public[s] for s, name in PUBLIC.items() if s in sender.public}
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
         return ActiveState(self.block.index, self.state.updates, sender.sequence, copies)

@@ -197,6 +197,7 @@ def _bytes(counter: ByteCounter) -> pb.Bytes:
         block=counter.block,
         first_moment=counter.first_moment,
         second_moment=counter.second_moment,
+        adapters=counter.adapters,
         overhead=counter.overhead,
         fetch=counter.fetch,
     )

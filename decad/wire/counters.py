@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from decad.core.coding import CHUNK_ELEMENTS
+from decad.core.coding import CHUNK_ELEMENTS, is_narrow
 from decad.core.layout import cut
 from decad.core.section import Section
 from decad.wire import messages
@@ -28,6 +28,7 @@ class ByteCounter:
     second_moment: int = 0
     overhead: int = 0
     fetch: int = 0
+    adapters: int = 0
     _parent: ByteCounter | None = field(default=None, repr=False, compare=False)
     _watch: Callable[[int], None] | None = field(default=None, repr=False, compare=False)
 
@@ -37,12 +38,15 @@ class ByteCounter:
 
     def count(self, total: int, payload: int = 0, section: Section = Section.BLOCK) -> None:
         """A message of ``total`` bytes, of which ``payload`` are values of ``section``."""
-        if section is Section.BLOCK:
-            self.block += payload
-        elif section is Section.FIRST:
-            self.first_moment += payload
-        else:
-            self.second_moment += payload
+        match section:
+            case Section.BLOCK:
+                self.block += payload
+            case Section.FIRST:
+                self.first_moment += payload
+            case Section.SECOND:
+                self.second_moment += payload
+            case Section.ADAPTERS:
+                self.adapters += payload
         self.overhead += total - payload
         if self._parent is not None:
             self._parent.count(total, payload, section)
@@ -60,7 +64,8 @@ class ByteCounter:
     @property
     def total(self) -> int:
         """All bytes."""
-        return self.block + self.first_moment + self.second_moment + self.overhead + self.fetch
+        moments = self.first_moment + self.second_moment
+        return self.block + moments + self.adapters + self.overhead + self.fetch
 
 
 @dataclass
@@ -72,9 +77,8 @@ class Traffic:
 
 
 def value_bytes(sizes: Mapping[Section, int], section: Section, encoding: str, full: bool = False) -> int:
-    """Bytes of one value of ``section``: 2 where bf16-delta sends bf16 (all as long as the block), else 4."""
-    narrow = encoding == "bf16-delta" and not full and sizes[section] == sizes[Section.BLOCK]
-    return 2 if narrow else 4
+    """Bytes of one value of ``section``: 2 where bf16-delta sends bf16 (not row means), else 4."""
+    return 2 if encoding == "bf16-delta" and not full and is_narrow(section, sizes) else 4
 
 
 def payload_bytes(sizes: Mapping[Section, int], encoding: str, full: bool = False) -> dict[Section, int]:

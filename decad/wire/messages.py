@@ -166,6 +166,7 @@ _WIRE_SECTION = {
     Section.BLOCK: pb.SECTION_BLOCK,
     Section.FIRST: pb.SECTION_FIRST,
     Section.SECOND: pb.SECTION_SECOND,
+    Section.ADAPTERS: pb.SECTION_ADAPTERS,
 }
 
 

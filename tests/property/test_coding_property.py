@@ -40,7 +40,7 @@ def test_the_public_copies_agree_after_every_accepted_message(
         patch.setitem(CHUNK_ELEMENTS, "bf16-delta", 4)
         random = torch.Generator().manual_seed(seed)
         reference = torch.randn(SIZES[Section.BLOCK], generator=random)
-        source, sink = Bf16DeltaEncoder(None), Bf16DeltaDecoder(SIZES)
+        source, sink = Bf16DeltaEncoder({}), Bf16DeltaDecoder(SIZES)
         theta, whole, gap = reference.clone(), len(cut(SIZES, 4)), True
         for fate in fates:
             theta += size * torch.randn(theta.numel(), generator=random)
@@ -68,7 +68,7 @@ def test_what_is_not_yet_public_stays_below_the_rounding_of_one_change(seed: int
     """Error feedback: however many changes, the copy is behind by one rounding of the last (2^-8 of it)."""
     random = torch.Generator().manual_seed(seed)
     theta = torch.zeros(50)
-    source = Bf16DeltaEncoder(theta)
+    source = Bf16DeltaEncoder({Section.BLOCK: theta})
     for _ in range(30):
         theta = theta + size * torch.randn(50, generator=random)
         change = theta - source.public[Section.BLOCK]

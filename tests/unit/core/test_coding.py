@@ -11,7 +11,7 @@ from decad.core.layout import cut
 from decad.core.section import Section
 from decad.errors import ConfigError, PoisonError, ProtocolError
 
-BLOCK, FIRST, SECOND = Section
+BLOCK, FIRST, SECOND, ADAPTERS = Section
 ENCODINGS = sorted(CHUNK_ELEMENTS)
 
 
@@ -38,7 +38,8 @@ def transmit(source: Encoder, sink: Decoder, sizes: dict[Section, int], full: bo
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("full", [False, True])
 def test_what_is_decoded_is_the_public_copy(encoding: str, full: bool) -> None:
-    sizes = {BLOCK: CHUNK_ELEMENTS[encoding] + 5, FIRST: CHUNK_ELEMENTS[encoding] + 5, SECOND: 7}
+    whole = CHUNK_ELEMENTS[encoding] + 5
+    sizes = {BLOCK: whole, FIRST: whole, SECOND: 7, ADAPTERS: 9}
     source, sink = pair(encoding, sizes)
     source.encode({s: torch.rand(n) for s, n in sizes.items()})
     decoded = transmit(source, sink, sizes, full)
@@ -46,9 +47,22 @@ def test_what_is_decoded_is_the_public_copy(encoding: str, full: bool) -> None:
         assert torch.equal(decoded[section], source.public[section].float())
 
 
+@pytest.mark.parametrize("elements", [9, 50])
+def test_adapters_travel_as_changes_whatever_their_number(elements: int) -> None:
+    sizes = {BLOCK: 50, ADAPTERS: elements}
+    source, sink = pair("bf16-delta", sizes)
+    wanted = torch.rand(elements)
+    for _ in range(3):  # what is rounded away travels with the next one
+        source.encode({BLOCK: torch.rand(50), ADAPTERS: wanted})
+        assert source.payload(ADAPTERS, 0, False).nbytes == 2 * elements
+        decoded = transmit(source, sink, sizes, False)
+    assert torch.equal(decoded[ADAPTERS], source.public[ADAPTERS])
+    assert (decoded[ADAPTERS] - wanted).abs().max() < 1e-6
+
+
 def test_a_chunk_of_one_message_is_a_mebibyte() -> None:
     for encoding in ENCODINGS:
-        source = encoder(encoding, torch.zeros(1 << 20))
+        source = encoder(encoding, {BLOCK: torch.zeros(1 << 20)})
         source.encode({BLOCK: torch.zeros(1 << 20)})
         assert source.payload(BLOCK, 0, False).nbytes == 1 << 20
 
@@ -66,20 +80,20 @@ def test_fp32_copies_nothing() -> None:
 def test_bf16_changes_leave_the_values_and_the_saved_copy_alone() -> None:
     saved, values = torch.zeros(3), torch.rand(3)
     before = values.clone()
-    encoder("bf16-delta", saved).encode({BLOCK: values})
+    encoder("bf16-delta", {BLOCK: saved}).encode({BLOCK: values})
     assert torch.equal(values, before)
     assert not saved.any()
 
 
 def test_bf16_moments_travel_in_two_bytes_and_row_means_in_four() -> None:
-    source = encoder("bf16-delta", torch.zeros(10))
+    source = encoder("bf16-delta", {BLOCK: torch.zeros(10)})
     source.encode({BLOCK: torch.rand(10), FIRST: torch.rand(10), SECOND: torch.rand(3)})
     assert [source.payload(s, 0, False).nbytes for s in (BLOCK, FIRST, SECOND)] == [20, 20, 12]
     assert [source.payload(s, 0, True).nbytes for s in (BLOCK, FIRST, SECOND)] == [40, 40, 12]
 
 
 def test_error_feedback_sends_later_what_rounding_lost() -> None:
-    source = encoder("bf16-delta", torch.zeros(1000))
+    source = encoder("bf16-delta", {BLOCK: torch.zeros(1000)})
     values = torch.rand(1000)
     lost = []
     for _ in range(3):
@@ -91,17 +105,17 @@ def test_error_feedback_sends_later_what_rounding_lost() -> None:
 
 def test_the_sequence_counts_messages_from_zero() -> None:
     for encoding in ENCODINGS:
-        source = encoder(encoding, torch.zeros(1))
+        source = encoder(encoding, {BLOCK: torch.zeros(1)})
         assert source.sequence == -1
         source.encode({BLOCK: torch.zeros(1)})
         assert source.sequence == 0
 
 
 def test_a_resumed_encoder_continues_bit_for_bit() -> None:
-    whole, values = encoder("bf16-delta", torch.zeros(50)), [torch.rand(50) for _ in range(4)]
+    whole, values = encoder("bf16-delta", {BLOCK: torch.zeros(50)}), [torch.rand(50) for _ in range(4)]
     for value in values[:2]:
         whole.encode({BLOCK: value})
-    resumed = encoder("bf16-delta", whole.public[BLOCK])
+    resumed = encoder("bf16-delta", {BLOCK: whole.public[BLOCK]})
     resumed.sequence = whole.sequence
     for source in (whole, resumed):
         for value in values[2:]:

@@ -103,6 +103,6 @@ def test_mixing_allocates_nothing(block: Block) -> None:
 
 @pytest.mark.parametrize("encoding", sorted(CHUNK_ELEMENTS))
 def test_encoding_needs_pieces_only(block: Block, encoding: str) -> None:
-    source = encoder(encoding, vector(block.numel))
+    source = encoder(encoding, {Section.BLOCK: vector(block.numel)})
     values = {Section.BLOCK: vector(block.numel), Section.SECOND: vector(block.rows)}
     assert largest_allocation(lambda: source.encode(values)) <= PIECE

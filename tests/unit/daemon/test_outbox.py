@@ -53,7 +53,7 @@ class CountingEncoder:
     """Counts how often each chunk is packed."""
 
     def __init__(self, encoding: str) -> None:
-        self._encoder: Encoder = encoder(encoding, torch.zeros(ELEMENTS))
+        self._encoder: Encoder = encoder(encoding, {Section.BLOCK: torch.zeros(ELEMENTS)})
         self.full_only, self.chunk_elements = self._encoder.full_only, self._encoder.chunk_elements
         self.sequence = -1
         self.packed: list[tuple[int, bool]] = []

@@ -45,7 +45,7 @@ def test_the_closed_forms_equal_what_is_built(rule: str, encoding: str, full: bo
     block = block_of({"matrix": (700, 1000), "vector": (321,)})
     moments = moment_rule(rule)
     sizes = {Section.BLOCK: block.numel, **moments.sections(block)}
-    code = encoder(encoding, torch.zeros(block.numel))
+    code = encoder(encoding, {Section.BLOCK: torch.zeros(block.numel)})
     state = AdamState.zeros(block.numel, torch.device("cpu"))
     code.encode({Section.BLOCK: torch.ones(block.numel), **moments.outgoing(block, state)})
     header = header_of(sizes, code.chunk_elements, full or code.full_only)
