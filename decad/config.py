@@ -77,6 +77,10 @@ class RunSpec(BaseModel):
     """constant | linear:HORIZON[:FLOOR] | cosine:HORIZON[:FLOOR]; HORIZON in steps, FLOOR a share of lr."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Share of each phase in which the learning rate rises to that of the schedule; 0: it is there at once."""
+    adapters: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Rank of low-rank adapters on every linear layer, trained and mixed in each step beside the block; 0: none."""
+    adapter_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Peak learning rate of the adapters; 0: lr."""
     moments: Moments = "rowwise"
     """Moment rule (docs/theory.md)."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = AdamConstants.a1
@@ -145,7 +149,7 @@ class RunSpec(BaseModel):
 
 MEASURED_FIELDS = frozenset({"model_hash", "model_files", "plan_hash", "chat_template"})
 """Fields of RunSpec that come from the model directory, never from a setting."""
-LOADED_FIELDS = MEASURED_FIELDS | {"task", "labels", "blocks", "freeze"}
+LOADED_FIELDS = MEASURED_FIELDS | {"task", "labels", "blocks", "freeze", "adapters"}
 """Fields of RunSpec by which a model is loaded, before any peer is met: they are compared, never adopted."""
 
 

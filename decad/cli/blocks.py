@@ -37,7 +37,7 @@ def show_blocks(flags: Mapping[str, Any], file: Path | None, neighbours: int, as
     seq_len = sequence_length(config.seq_len, context_length(load_config(config.model, spec)))
     at_once = min(sequences, config.micro_batch or sequences)
     libraries = psutil.Process().memory_info().rss
-    plan, frozen, needs = measure(
+    plan, frozen, adapters, needs = measure(
         config.model,
         spec,
         chosen,
@@ -48,7 +48,7 @@ def show_blocks(flags: Mapping[str, Any], file: Path | None, neighbours: int, as
         checkpointing=config.gradient_checkpointing,
     )
     rows = [
-        (block.name, block.numel, _bytes_per_step(spec, block), libraries + need.total)
+        (block.name, block.numel, _bytes_per_step(spec, block, adapters), libraries + need.total)
         for block, need in zip(plan.blocks, needs, strict=True)
     ]
     worst = max(range(len(rows)), key=lambda place: needs[place].total)
@@ -63,6 +63,7 @@ def show_blocks(flags: Mapping[str, Any], file: Path | None, neighbours: int, as
             "seq_len": seq_len,
             "trained": plan.numel,
             "frozen": frozen,
+            "adapters": adapters,
             "most_memory": {"block": rows[worst][0], **parts},
             "blocks": [dict(zip(keys, row, strict=True)) for row in rows],
         }
@@ -81,15 +82,19 @@ def show_blocks(flags: Mapping[str, Any], file: Path | None, neighbours: int, as
         "exchange": "public copies",
     }
     listed = ", ".join(f"{shown[part]} {size(taken)}" for part, taken in parts.items() if taken)
+    beside = f", {adapters:,} of adapters beside each block" if adapters else ""
     click.echo(
-        f"\n{len(plan)} blocks, {plan.numel:,} parameters trained, {frozen:,} frozen. Sent a step: to one neighbour.\n"
+        f"\n{len(plan)} blocks, {plan.numel:,} parameters trained, {frozen:,} frozen{beside}. "
+        "Sent a step: to one neighbour.\n"
         f"Most memory: {rows[worst][0]}, {size(rows[worst][3])}: {listed}."
     )
 
 
-def _bytes_per_step(spec: RunSpec, block: Block) -> int:
+def _bytes_per_step(spec: RunSpec, block: Block, adapters: int) -> int:
     """To one neighbour, with the moments of the rule, after the phase's first message."""
     sizes = {Section.BLOCK: block.numel, **moment_rule(spec.moments).sections(block)}
+    if adapters:
+        sizes[Section.ADAPTERS] = adapters
     header = messages.BlockHeader(
         run=1,
         step=1000,

@@ -108,8 +108,8 @@ def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
 
 @cli.command()
 @settings_options(
-    *("--model", "--task", "--labels", "--blocks", "--freeze", "--moments", "--encoding", "--seq-len"),
-    *("--batch-size", "--micro-batch", "--gradient-checkpointing", "--device", "--dtype"),
+    *("--model", "--task", "--labels", "--blocks", "--freeze", "--adapters", "--moments", "--encoding"),
+    *("--seq-len", "--batch-size", "--micro-batch", "--gradient-checkpointing", "--device", "--dtype"),
 )
 @click.option(
     "--neighbours",

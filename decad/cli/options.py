@@ -131,6 +131,8 @@ _SETTINGS = (
     ("--lr", "RATE", "Peak learning rate.  [default: 1e-4]"),
     ("--schedule", "KIND", "constant, linear:STEPS[:FLOOR] or cosine:STEPS[:FLOOR].  [default: constant]"),
     ("--warmup", "SHARE", "Part of each phase in which the learning rate rises.  [default: 0.25]"),
+    ("--adapters", "RANK", "Low-rank adapters, trained and mixed beside each block; 0: none.  [default: 0]"),
+    ("--adapter-lr", "RATE", "Peak learning rate of the adapters; 0: that of --lr.  [default: 0]"),
     ("--moments", "RULE", "rowwise, gossip, signal or none.  [default: rowwise]"),
     ("--encoding", "KIND", "fp32 or bf16-delta (half the bytes).  [default: fp32]"),
     (

@@ -8,16 +8,34 @@ from torch import Tensor
 
 from decad.core.adam import AdamState, local_step
 from decad.core.constants import AdamConstants
+from decad.state.checkpoint import AdapterState
 
 
 class Adapters:
     """``theta``: their values, fp32 [a], which the model uses; ``rate``: step -> learning rate."""
 
-    def __init__(self, theta: Tensor, rate: Callable[[int], float], constants: AdamConstants) -> None:
+    def __init__(
+        self,
+        theta: Tensor,
+        rate: Callable[[int], float],
+        constants: AdamConstants,
+        resumed: AdapterState | None = None,
+    ) -> None:
+        """``resumed`` restores the moments that `saved` gave; the values are the model's already."""
         self.theta = theta
         self.state = AdamState.zeros(theta.numel(), theta.device)
         self._rate, self._constants = rate, constants
+        if resumed is not None:
+            self.state.updates = resumed.updates
+            self.state.m.copy_(resumed.tensors["m"])
+            self.state.v.copy_(resumed.tensors["v"])
 
     def local_step(self, gradient: Tensor, step: int) -> None:
         """One Adam step; ``gradient``: fp32 [a], only read."""
         local_step(self.theta, gradient, self.state, self._constants, self._rate(step))
+
+    def saved(self, block: int, phase: int) -> AdapterState:
+        """A copy for a checkpoint; between steps only. ``block``: their index; ``phase``: of the last step."""
+        live = {"block": self.theta, "m": self.state.m, "v": self.state.v}
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
+        return AdapterState(block, phase, self.state.updates, copies)

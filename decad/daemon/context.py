@@ -35,6 +35,8 @@ class PeerContext:
     """host:port on which peers may connect, as it was set; port 0 picks one."""
     run: RunSettings
     plan: BlockPlan
+    kept: BlockPlan
+    """The plan, and after its blocks the adapters, if there are any: what joiners are given."""
     progress: Progress
     traffic: Traffic = field(default_factory=Traffic)
 

@@ -186,7 +186,7 @@ class Links:
     async def _converse(self, handshake: Handshake, found: Origin) -> None:
         peer, link, traffic = handshake.peer, handshake.link, self._context.traffic
         channel = ObservedChannel(link.fetch, lambda: self._listener.seen(peer))
-        fetch = FetchPort(channel, self._context.plan, self._donate, traffic, self._places)
+        fetch = FetchPort(channel, self._context.kept, self._donate, traffic, self._places)
         session = Session(handshake, self._listener, self._exchange, fetch, traffic)
         self._listener.link_up(handshake, found)
         older, self.sessions[peer] = self.sessions.get(peer), session

@@ -115,4 +115,5 @@ async def _restore(model: TrainableModel, checkpoint: Checkpoint, compute: Compu
 
     for index in blocks:
         await compute.run(restore, index)
-    return Resumed(checkpoint.phases, await compute.run(checkpoint.active), checkpoint.run.step)
+    active, adapters = await compute.run(checkpoint.active), await compute.run(checkpoint.adapters)
+    return Resumed(checkpoint.phases, active, checkpoint.run.step, adapters)

@@ -13,6 +13,7 @@ import torch
 
 from decad._proto.control_pb2 import StatusReply
 from decad.config import PeerConfig, RunSpec
+from decad.core.blocks import BlockPlan
 from decad.daemon.compute import ComputeThread
 from decad.daemon.context import PeerContext
 from decad.daemon.control import control_service
@@ -138,6 +139,7 @@ class Peer:
             self._listen,
             run,
             loaded.model.plan,
+            BlockPlan(loaded.model.blocks),
             self._progress,
         )
         transport = SealedTransport(self._given_transport or GrpcTransport(credentials))

@@ -38,7 +38,7 @@ class TrainingRule:
     def __init__(self, spec: RunSpec) -> None:
         self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
-        self.adapter_rate = learning_rate(spec.schedule, spec.lr)
+        self.adapter_rate = learning_rate(spec.schedule, spec.adapter_lr or spec.lr)
         """Of adapters, in every step: they have no phases to warm up in."""
         self.robust, self.inner_steps = spec.robust, spec.inner_steps
         self.reach = reach(spec.lr)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
 from decad.core.clipping import Clipping
 from decad.core.schedule import Position, Schedule
+from decad.daemon.adapters import Adapters
 from decad.daemon.compute import ComputeThread
 from decad.daemon.fetch import Donation
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.daemon.saver import Saver
 from decad.errors import PeerError
 from decad.model.trainable import TrainableModel
-from decad.state.checkpoint import ActiveState, TrainedBlock
+from decad.state.checkpoint import ActiveState, AdapterState, TrainedBlock
 
 
 class Resumed(NamedTuple):
@@ -28,6 +30,7 @@ class Resumed(NamedTuple):
     """Of the block that was active, read from the disk."""
     step: int
     """The next one to take."""
+    adapters: AdapterState | None = None
 
 
 class _Unfinished(NamedTuple):
@@ -52,6 +55,10 @@ class Replica:
         self._schedule, self._rule = schedule, rule
         self._model, self._compute, self._saver = model, compute, saver
         self._clipping = Clipping()
+        self._beside: Adapters | None = None
+        if model.adapters is not None:
+            moments = resumed.adapters if resumed is not None else None
+            self._beside = Adapters(model.adapter_values, rule.adapter_rate, rule.constants, moments)
         self.active: ActiveBlock | None = None
         self.whole_steps = asyncio.Lock()
         """Held from the half-step to the end of the step: a joiner is given what a completed step left."""
@@ -64,6 +71,8 @@ class Replica:
         self._unfinished: _Unfinished | None = None
         if resumed is not None:
             self._phases = dict(resumed.phases)
+            if resumed.adapters is not None:
+                self._phases[resumed.adapters.block] = resumed.adapters.phase
             if resumed.active is not None:
                 self._unfinished = _Unfinished(schedule.position(resumed.step).phase, resumed.active)
 
@@ -80,7 +89,7 @@ class Replica:
         block = self._model.plan[position.block]
         async with self._still:
             self.active = await self._compute.run(
-                ActiveBlock, self._model, block, self._rule, continued, self._clipping
+                ActiveBlock, self._model, block, self._rule, continued, self._clipping, self._beside
             )
             self._phase = position.phase
         return self.active
@@ -96,15 +105,19 @@ class Replica:
             self.active = None
             await self._compute.run(self._model.deactivate, seed=self._schedule.seed, step=last)
         await self._changed(index, self._phase)
+        if self._model.adapters is not None:
+            self._phases[self._model.adapters.index] = self._phase
 
     def missed(self, step: int) -> list[int]:
         """Blocks that changed among the neighbours, who are at ``step``, in phases of which this peer has nothing."""
         latest = self._schedule.latest_phases(step)
+        if self._model.adapters is not None and step:
+            latest[self._model.adapters.index] = self._schedule.position(step - 1).phase
         return [block for block, phase in latest.items() if self._held_phase(block) < phase]
 
     def _held_phase(self, block: int) -> int:
         """The last phase in which a block was trained here or fetched; -1 for none."""
-        if self._is_active(block):
+        if self._is_active(block) or (self._are_adapters(block) and self.active is not None):
             return self._phase
         if self._unfinished is not None and self._unfinished.state.block == block:
             return self._unfinished.phase
@@ -120,22 +133,28 @@ class Replica:
     async def _take(self, block: int, donation: Donation) -> bool:
         here = self._schedule.position(donation.step)
         active = here.block == block and donation.active
-        phase = here.phase if active else self._schedule.last_phase(block, donation.step)
+        if self._are_adapters(block):
+            phase = self._schedule.position(donation.step - 1).phase if donation.step else None
+        else:
+            phase = here.phase if active else self._schedule.last_phase(block, donation.step)
         async with self._still:
             if self._is_active(block) or phase is None or phase <= self._held_phase(block):
                 return False
             if self._unfinished is not None and self._unfinished.state.block == block:
                 self._unfinished = None  # its phase has passed
             await self._compute.run(self._model.set_block, block, donation.values)
-        await self._changed(block, phase)
+        if self._are_adapters(block):
+            self._phases[block] = phase
+        else:
+            await self._changed(block, phase)
         return True
 
     async def donate(self, block: int, step: Callable[[], int]) -> Donation:
         """A copy of a block, for a joiner; ``step``: the next one to take. Raises PeerError."""
-        if block >= len(self._model.plan):
+        if block >= len(self._model.blocks):
             raise PeerError(f"there is no block {block}")
         async with self._still:
-            if not self._is_active(block):
+            if not self._is_active(block) and not self._are_adapters(block):
                 # Beside the step, not between two: the donor is not held up, nor the joiner.
                 values = await asyncio.to_thread(self._model.block, block)
                 unfinished = self._unfinished
@@ -148,6 +167,9 @@ class Replica:
             values = await asyncio.to_thread(self._model.block, block)
             return Donation(values, step(), self._is_active(block))
 
+    def _are_adapters(self, block: int) -> bool:
+        return self._model.adapters is not None and block == self._model.adapters.index
+
     def _is_active(self, block: int) -> bool:
         return self.active is not None and self.active.block.index == block
 
@@ -157,6 +179,14 @@ class Replica:
             # Not on the compute thread, where an abandoned gradient may be under way; it changes none of these.
             return await self._saver.on_io_thread(self.active.saved)
         return self._unfinished.state if self._unfinished is not None else None
+
+    async def adapters(self) -> AdapterState | None:
+        """A copy of the adapters; None without them. As `held`: between steps."""
+        if self._beside is None or self._model.adapters is None:
+            return None
+        index = self._model.adapters.index
+        phase = self._held_phase(index)
+        return await self._saver.on_io_thread(partial(self._beside.saved, index, phase))
 
     async def _changed(self, block: int, phase: int) -> None:
         self._phases[block] = phase

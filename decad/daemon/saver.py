@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from decad.errors import StateError
-from decad.state.checkpoint import ActiveState, CheckpointStore, Snapshot, TrainedBlock
+from decad.state.checkpoint import ActiveState, AdapterState, CheckpointStore, Snapshot, TrainedBlock
 from decad.state.manifest import RunRecord
 
 T = TypeVar("T")
@@ -52,11 +52,11 @@ class Saver:
         if self._writing is not None:
             await asyncio.wait({self._writing})
 
-    def begin(self, run: RunRecord, active: ActiveState | None) -> None:
+    def begin(self, run: RunRecord, active: ActiveState | None, adapters: AdapterState | None = None) -> None:
         """Write a checkpoint in the background; only when `ready`. A failure is left to the next one."""
         self._due = False
         blocks = dict(self._unsaved)
-        self._writing = asyncio.ensure_future(self._write(Snapshot(run, blocks, active)))
+        self._writing = asyncio.ensure_future(self._write(Snapshot(run, blocks, active, adapters)))
 
     async def wait(self) -> None:
         """Return when the checkpoint begun last is on the disk. Raises StateError if it could not be written."""

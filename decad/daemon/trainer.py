@@ -53,6 +53,10 @@ class Trainer:
         self._context, self._config, self.spec = context, context.config, context.run.spec
         self.progress = context.progress
         self.schedule = Schedule(len(context.plan), self.spec.inner_steps, self.spec.order, self.spec.seed)
+        if self.spec.adapters and loaded.model.adapters is None:
+            raise ConfigError(
+                "adapters are for models that decad loads itself, not a program's own. Leave them out."
+            )
         self._rule = TrainingRule(self.spec)
         self._model, self._data, self._compute = loaded.model, loaded.data, compute
         self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
@@ -300,7 +304,7 @@ class Trainer:
     async def _begin_save(self) -> None:
         """Snapshot now, write beside the training."""
         step, position = self.progress.step, self._position
-        held = await self._replica.held()
+        held, adapters = await self._replica.held(), await self._replica.adapters()
         run = RunRecord(
             fingerprint=self.spec.fingerprint,
             spec=self.spec.canonical(),
@@ -309,4 +313,4 @@ class Trainer:
             data={**position.to_dict(), DRAWN_BY: self._drawn_by},
             peers=self._network.known_peers(),
         )
-        self._saver.begin(run, held)
+        self._saver.begin(run, held, adapters)

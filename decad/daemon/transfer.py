@@ -53,7 +53,7 @@ class StateTransfer:
         self._schedule, self._replica = schedule, replica
         self._network, self._neighbourhood = network, network.neighbourhood
         self._progress, self._stopping = context.progress, stopping
-        self._plan = context.plan
+        self._plan, self._kept = context.plan, context.kept
         self._phase_begun = asyncio.Event()
 
     def missed_whole_phases(self, step: int) -> bool:
@@ -83,7 +83,7 @@ class StateTransfer:
             await keep()
             return taken or not self._missing(block)
 
-        download = Download(self._plan, came)
+        download = Download(self._kept, came)
         while not self._stopping.is_set():
             highest = self._neighbourhood.highest_step()
             if highest is None or highest <= progress.step:
@@ -102,7 +102,7 @@ class StateTransfer:
             progress.activity = Activity.JOINING
             fetching.donors = self._neighbourhood.labels(donors)
             fetching.left, fetching.came = len(missed), 0
-            fetching.wanted = sum(4 * self._plan[block].numel for block in missed)
+            fetching.wanted = sum(4 * self._kept[block].numel for block in missed)
             progress.waiting_for = str(fetching)
             log.info("joining at step %d: fetching %s", highest, progress.waiting_for)
             newer = 0
@@ -137,7 +137,7 @@ class StateTransfer:
                     kept()
                     return taken or not self._missing(block)
 
-                await Download(self._plan).fetch(donors, missed[: len(donors)][::-1], take)
+                await Download(self._kept).fetch(donors, missed[: len(donors)][::-1], take)
                 if not newer:
                     await self._neighbourhood.wait_change()
 

@@ -7,12 +7,16 @@ first, so that the model begins as it was.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from decad.config import RunSpec
+from decad.core.blocks import Block, BlockPlan
 from decad.errors import ConfigError
+from decad.model.loading import CLASSIFICATION
 
 ALL_LINEAR = "all-linear"
 
@@ -28,6 +32,11 @@ class Adapting(NamedTuple):
     """Modules that get one: names separated by commas, or all-linear."""
 
 
+def adapting(spec: RunSpec) -> Adapting:
+    """Those of a run: drawn by the base weights, which all peers have, and twice the rank as alpha."""
+    return Adapting(spec.adapters, 2 * spec.adapters, int(spec.model_hash[:15] or "0", 16))
+
+
 def head_names(module: Any) -> list[str]:
     """The parameters of a classifier's head, which begins at random."""
     prefix = f"{module.base_model_prefix}."
@@ -39,10 +48,11 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str]) -> list[st
 
     Returns the names of their factors, in the module's order. Raises ConfigError.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ConfigError("Adapters need peft: pip install 'decad[lab]'.") from None
+    from peft import (
+        LoraConfig,
+        inject_adapter_in_model,
+    )  # seconds, of which a run without adapters has no need
+
     targets = adapting.targets if adapting.targets == ALL_LINEAR else adapting.targets.split(",")
     settings = LoraConfig(
         r=adapting.rank,
@@ -54,7 +64,7 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str]) -> list[st
     )
     before = {id(parameter) for parameter in module.parameters()}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Of experts that are one parameter and no layers: they get no adapters here.
+        # peft names patterns for the layers of mixtures of experts whether this model has them or not.
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         torch.manual_seed(adapting.seed)
         try:
@@ -63,3 +73,28 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str]) -> list[st
             raise ConfigError(f"adapters: targets {adapting.targets!r} are not accepted: {error}") from None
     module.train(False)
     return [name for name, parameter in module.named_parameters() if id(parameter) not in before]
+
+
+def put_adapters(module: Any, spec: RunSpec, index: int) -> tuple[Block, dict[str, Any]]:
+    """Put a run's adapters into ``module``. Returns them as block ``index``, and their parameters by name.
+
+    Raises ConfigError.
+    """
+    head = head_names(module) if spec.task == CLASSIFICATION else []
+    names = add_adapters(module, adapting(spec), head)
+    parameters = {name: parameter for name, parameter in module.named_parameters() if name in names}
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    return replace(BlockPlan.build([("adapters", names)], shapes)[0], index=index), parameters
+
+
+def merge(module: Any) -> None:
+    """Add what the adapters of ``module`` do to the weights of their layers, and take them out again."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = {name: part for name, part in module.named_modules() if isinstance(part, BaseTunerLayer)}
+    for layer in layers.values():
+        if not layer.merged:
+            layer.merge()
+    for name, layer in layers.items():
+        if not any(name.startswith(f"{outer}.") for outer in layers):  # experts have a layer in a layer
+            module.set_submodule(name, layer.get_base_layer())

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from decad.config import RunSpec
+from decad.core.blocks import BlockPlan
 from decad.errors import InternalError, ModelError, first_line
+from decad.model.adapters import merge, put_adapters
 from decad.model.division import divide
 from decad.model.loading import load_module
 from decad.model.output import SHARD_BYTES, new_directory
@@ -48,7 +50,9 @@ def export_model(
     """
     with new_directory(out_dir) as partial:
         module = load_module(base_dir, dtype or "auto", spec)
-        _put(module, blocks, spec)
+        plan = _put(module, blocks, spec)
+        if spec.adapters:
+            _put_adapters(module, blocks.get(len(plan)), spec)
         # In the architecture's own form, whatever transformers made of it in memory.
         module.save_pretrained(partial, max_shard_size=SHARD_BYTES)
         for name in COPIED_FILES:
@@ -76,12 +80,25 @@ def check_export(directory: Path, module: Any) -> None:
         ) from error
 
 
-def _put(module: Any, blocks: Mapping[int, Tensor], spec: RunSpec) -> None:
+def _put_adapters(module: Any, flat: Tensor | None, spec: RunSpec) -> None:
+    """Merge adapters, fp32 [a], into the weights; None: none were trained."""
+    if flat is None:
+        return
+    block, parameters = put_adapters(module, spec, 0)
+    with torch.no_grad():
+        for name, values in block.views(flat).items():
+            parameters[name].copy_(values)
+    merge(module)
+
+
+def _put(module: Any, blocks: Mapping[int, Tensor], spec: RunSpec) -> BlockPlan:
     parameters = dict(module.named_parameters())
-    for block in divide(module, spec.blocks, spec.freeze).blocks:
+    plan = divide(module, spec.blocks, spec.freeze)
+    for block in plan.blocks:
         if (flat := blocks.get(block.index)) is None:
             continue
         if flat.shape != (block.numel,):
             raise InternalError(f"{block.name} has {block.numel} values, not {tuple(flat.shape)}")
         for slot, values in zip(block.slots, block.views(flat).values(), strict=True):
             slot.part_of(parameters[slot.name]).copy_(values)
+    return plan

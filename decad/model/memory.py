@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from decad.core.adam import AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block, BlockPlan
 from decad.core.constants import AdamConstants
+from decad.model.adapters import put_adapters
 from decad.model.division import divide
 from decad.model.length import context_length, sequence_length
 from decad.model.loading import CAUSAL_LM, empty_module
@@ -58,8 +59,8 @@ def measure(
     *,
     micro_batch: int = 0,
     checkpointing: bool = False,
-) -> tuple[BlockPlan, int, list[Need]]:
-    """The plan, the number of frozen parameters, and what each block needs.
+) -> tuple[BlockPlan, int, int, list[Need]]:
+    """The plan, the numbers of frozen parameters and of the adapters', and what each block needs.
 
     A step is on ``batch_size`` sequences of ``seq_len`` tokens, ``micro_batch`` of them at a time, 0 for all. Of blocks
     that differ in their layer alone the first and the last are gone through; a layer's need grows evenly with the
@@ -71,6 +72,7 @@ def measure(
         if checkpointing:
             keep_inputs_alone(directory, module)
         plan = divide(module, spec.blocks, spec.freeze)
+        named, beside = dict(module.named_parameters()), None
         every = sum(parameter.numel() for parameter in module.parameters())
         objective: Objective = (
             NextToken(module, whole=False) if spec.task == CAUSAL_LM else Classes(module, 0)
@@ -82,19 +84,26 @@ def measure(
             if spec.task == CAUSAL_LM
             else Batch(tokens, torch.zeros(sequences, dtype=torch.int64))
         )
-        steps = _steps(
-            plan, lambda block: _step(module, objective, block, batch, summed=sequences < batch_size)
-        )
+        if spec.adapters:
+            beside, theirs = put_adapters(module, spec, len(plan))
+            named |= theirs
+
+        def measured(block: Block) -> int:
+            trained = [block] if beside is None else [block, beside]
+            return _step(module, objective, trained, named, batch, summed=sequences < batch_size)
+
+        steps = _steps(plan, measured)
+    adapters = 0 if beside is None else beside.numel
     needs = [
         Need(
-            weights=every * dtype.itemsize,
-            optimiser=block.numel * (8 if dtype == torch.float32 else 12),
+            weights=every * dtype.itemsize + 4 * adapters,
+            optimiser=block.numel * (8 if dtype == torch.float32 else 12) + 8 * adapters,
             step=step,
-            exchange=0 if spec.encoding == "fp32" else block.numel * (4 + 2 + 4 * neighbours),
+            exchange=0 if spec.encoding == "fp32" else (block.numel + adapters) * (4 + 2 + 4 * neighbours),
         )
         for block, step in zip(plan.blocks, steps, strict=True)
     ]
-    return plan, every - plan.numel, needs
+    return plan, every - plan.numel, adapters, needs
 
 
 def _steps(plan: BlockPlan, measured: Callable[[Block], int]) -> list[int]:
@@ -114,20 +123,29 @@ def _steps(plan: BlockPlan, measured: Callable[[Block], int]) -> list[int]:
     return found
 
 
-def _step(module: Any, objective: Objective, block: Block, batch: Batch, *, summed: bool) -> int:
-    """``summed``: the gradient is one of several that are added up."""
-    parameters = [module.get_parameter(slot.name) for slot in block.slots]
-    state, master = AdamState.zeros(block.numel, "cpu"), torch.zeros(block.numel)
+def _step(
+    module: Any,
+    objective: Objective,
+    blocks: list[Block],
+    named: Mapping[str, Any],
+    batch: Batch,
+    *,
+    summed: bool,
+) -> int:
+    """Of ``blocks`` together; ``summed``: the gradient is one of several that are added up."""
+    parameters = [named[slot.name] for block in blocks for slot in block.slots]
+    numel = sum(block.numel for block in blocks)
+    state, master = AdamState.zeros(numel, "cpu"), torch.zeros(numel)
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         with _Live([*module.parameters(), *module.buffers(), state.m, state.v, master]) as live:
-            before = torch.zeros(block.numel) if summed else None
+            before = torch.zeros(numel) if summed else None
             loss = objective.loss(batch)
             forward: int = live.now
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
             del loss
-            gradient = add_up(gradients, [block], 1.0, before)
+            gradient = add_up(gradients, blocks, 1.0, before)
             local_step(master, gradient, state, AdamConstants(), 1e-4)
     finally:
         for parameter in parameters:

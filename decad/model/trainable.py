@@ -7,7 +7,6 @@ master copy itself, so an active block costs no second copy; in bf16 the active 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +20,12 @@ from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
 from decad.core.privacy import LocalPrivacy, PrivateSum
 from decad.errors import ConfigError, InternalError
-from decad.model.adapters import Adapting, add_adapters, head_names
+from decad.model.adapters import put_adapters
 from decad.model.division import divide
 from decad.model.export import check_export
 from decad.model.length import context_length
 from decad.model.loading import (
     CAUSAL_LM,
-    CLASSIFICATION,
     check_vocabulary,
     load_module,
     load_tokenizer,
@@ -59,6 +57,8 @@ class TrainableModel:
     module: Any
     """What is trained, in place."""
     objective: Objective
+    adapters: Block | None = None
+    """What is trained beside every block, as if it were the block after the last."""
 
     def __init__(
         self,
@@ -82,8 +82,6 @@ class TrainableModel:
         self.model_hash = spec.model_hash
         self.spec = spec.model_copy(update={"plan_hash": self.plan.fingerprint})
         self._flat = self._gather()
-        self.adapters: Block | None = None
-        """What is trained beside every block, as if it were the block after the last: see `adapt`."""
         module.to(device)  # what is left: frozen parameters, and buffers
         self._active: _Active | None = None
 
@@ -120,7 +118,10 @@ class TrainableModel:
             "model_files": meaning_of(module.config, tokenizer, spec.task),
         }
         spec = spec.model_copy(update=measured)
-        return cls(module, spec, objective, tokenizer, device, micro_batch, privacy)
+        model = cls(module, spec, objective, tokenizer, device, micro_batch, privacy)
+        if spec.adapters:
+            model._adapt()
+        return model
 
     @property
     def context_length(self) -> int:
@@ -137,18 +138,14 @@ class TrainableModel:
         """Everything that training changes: the blocks of the plan, and after them the adapters, if there are any."""
         return (*self.plan.blocks, *([] if self.adapters is None else [self.adapters]))
 
-    def adapt(self, adapting: Adapting) -> None:
-        """Put low-rank adapters beside the linear layers, once. A classifier's head gets none. Raises ConfigError."""
-        head = head_names(self.module) if self.spec.task == CLASSIFICATION else []
-        names = add_adapters(self.module, adapting, head)
-        parameters = {name: p for name, p in self.module.named_parameters() if name in names}
-        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        block = BlockPlan.build([("adapters", names)], shapes)[0]
-        self.adapters = replace(block, index=len(self.plan))
+    def _adapt(self) -> None:
+        """Put the run's low-rank adapters beside the linear layers. A classifier's head gets none."""
+        block, parameters = put_adapters(self.module, self.spec, len(self.plan))
         memory = torch.empty(block.numel, device=self.device)
         for name, view in block.views(memory).items():
             parameters[name].data = view.copy_(parameters[name].data)
             parameters[name].requires_grad_(True)
+        self.adapters = block
         self._parameters |= parameters
         self._flat.append(memory)
 

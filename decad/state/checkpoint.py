@@ -4,6 +4,7 @@
     STATE_DIR/manifest-<serial>.json                      what belongs together; see decad.state.history
     STATE_DIR/blocks/<index>-<sha16>.safetensors          one tensor, "block"; one file a block
     STATE_DIR/active-<step>-<sha16>.safetensors           master copy, moments, ...
+    STATE_DIR/adapters-<step>-<sha16>.safetensors         values and moments, in runs with adapters
 
 A file that a manifest on the disk may refer to is never changed: its name carries the hash of its contents.
 The order of one save: tensor files, forced to the disk under a temporary name; their renames; the directories
@@ -33,11 +34,11 @@ from decad.errors import InternalError, StateError
 from decad.state.files import make_directory, sync_directory, write_file
 from decad.state.history import MANIFEST_NAME, TEMPORARY, checkpoints, commit, current, manifest_path
 from decad.state.lock import reading, sweeping
-from decad.state.manifest import ActiveRecord, BlockRecord, FileRecord, Manifest, RunRecord
+from decad.state.manifest import ActiveRecord, AdapterRecord, BlockRecord, FileRecord, Manifest, RunRecord
 from decad.state.tensors import read_tensors, serialise
 
 BLOCKS = "blocks"
-_TENSORS_NAME = re.compile(r"(\d+|active-\d+)-[0-9a-f]{16}\.safetensors")
+_TENSORS_NAME = re.compile(r"(\d+|active-\d+|adapters-\d+)-[0-9a-f]{16}\.safetensors")
 RETAINED = 2
 """Checkpoints on the disk: the current one, and the one before."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -68,6 +69,20 @@ class ActiveState:
 
 
 @dataclass(frozen=True)
+class AdapterState:
+    """The adapters after a step."""
+
+    block: int
+    """Their index, as of the block after the last."""
+    phase: int
+    """In which they were trained last, here or by the peer that they were fetched from; -1: none."""
+    updates: int
+    """Local updates since the run began here."""
+    tensors: Mapping[str, Tensor]
+    """block, m, v: fp32 [a] in host memory."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What `CheckpointStore.save` writes. No tensor may change before it returns."""
 
@@ -76,6 +91,8 @@ class Snapshot:
     """The blocks that changed since the last save that succeeded, by index."""
     active: ActiveState | None = None
     """None between phases."""
+    adapters: AdapterState | None = None
+    """None in a run without them."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,13 @@ class Checkpoint:
         if record is None:
             return None
         return ActiveState(record.block, record.updates, record.sequence, self._read(record))
+
+    def adapters(self) -> AdapterState | None:
+        """The adapters; None if there were none. Raises StateError."""
+        record = self.manifest.adapters
+        if record is None:
+            return None
+        return AdapterState(record.block, record.phase, record.updates, self._read(record))
 
     def _read(self, record: FileRecord) -> dict[str, Tensor]:
         path = self.directory / record.file
@@ -186,9 +210,15 @@ class CheckpointStore:
         if (held := snapshot.active) is not None:
             written = self._write(f"active-{snapshot.run.step}", held.tensors)
             active = ActiveRecord(**written, block=held.block, updates=held.updates, sequence=held.sequence)
+        adapters = None
+        if (beside := snapshot.adapters) is not None:
+            written = self._write(f"adapters-{snapshot.run.step}", beside.tensors)
+            adapters = AdapterRecord(
+                **written, block=beside.block, phase=beside.phase, updates=beside.updates
+            )
         sync_directory(self.directory / BLOCKS)
         sync_directory(self.directory)
-        return Manifest(saved=time.time(), run=snapshot.run, blocks=blocks, active=active)
+        return Manifest(saved=time.time(), run=snapshot.run, blocks=blocks, active=active, adapters=adapters)
 
     def _write(self, stem: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Write one file under the name that its contents give it; returns the fields of its `FileRecord`."""

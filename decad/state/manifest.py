@@ -54,7 +54,7 @@ class FileRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: Annotated[str, Field(pattern=r"^(blocks/\d+|active-\d+)-[0-9a-f]{16}\.safetensors$")]
+    file: Annotated[str, Field(pattern=r"^(blocks/\d+|active-\d+|adapters-\d+)-[0-9a-f]{16}\.safetensors$")]
     """Its path below the state directory."""
     size: Annotated[int, Field(ge=0)]
     """In bytes."""
@@ -82,6 +82,17 @@ class ActiveRecord(FileRecord):
     """Number of the last message of this phase (`Encoder.sequence`)."""
 
 
+class AdapterRecord(FileRecord):
+    """The adapters, after the step before."""
+
+    block: Annotated[int, Field(ge=1)]
+    """Their index, as of the block after the last."""
+    phase: Annotated[int, Field(ge=-1)]
+    """In which they were trained last, here or by the peer that they were fetched from; -1: none."""
+    updates: Annotated[int, Field(ge=0)]
+    """Local updates since the run began here."""
+
+
 class Manifest(BaseModel):
     """Everything that a checkpoint consists of."""
 
@@ -94,11 +105,14 @@ class Manifest(BaseModel):
     """By block index. A block that was never trained is absent: the base model has it."""
     active: ActiveRecord | None
     """Master copy, moments and public copy of the active block; None between phases."""
+    adapters: AdapterRecord | None = None
+    """Values and moments of the adapters; None in a run without them."""
 
     @property
     def tensor_files(self) -> tuple[FileRecord, ...]:
         """Every file that this checkpoint needs."""
-        return (*self.blocks.values(), *([self.active] if self.active else []))
+        beside = [record for record in (self.active, self.adapters) if record is not None]
+        return (*self.blocks.values(), *beside)
 
     @property
     def needed(self) -> frozenset[str]:

@@ -109,12 +109,12 @@ def start(peers: Fleet, name: str, options: tuple[str, ...], at: int = -1) -> Da
 
 @pytest.fixture(
     scope="module",
-    params=[("float32", "fp32"), ("bfloat16", "bf16-delta")],
-    ids=["fp32", "bf16 weights and changes"],
+    params=[("float32", "fp32", "0"), ("bfloat16", "bf16-delta", "2")],
+    ids=["fp32", "bf16 weights, changes and adapters"],
 )
 def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    dtype, encoding = request.param
-    return "--dtype", dtype, "--encoding", encoding
+    dtype, encoding, adapters = request.param
+    return "--dtype", dtype, "--encoding", encoding, "--adapters", adapters
 
 
 @pytest.fixture(scope="module")

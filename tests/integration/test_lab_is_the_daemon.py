@@ -29,17 +29,26 @@ Pace.slow = lambda self, neighbour: False
 
 
 @pytest.mark.parametrize(
-    ("moments", "encoding", "order", "overlay"),
+    ("moments", "encoding", "order", "overlay", "adapters"),
     [
-        ("rowwise", "bf16-delta", "shuffled", "edges:a-b,b-c"),
-        ("gossip", "fp32", "descending", "full"),
+        ("rowwise", "bf16-delta", "shuffled", "edges:a-b,b-c", 0),
+        ("gossip", "fp32", "descending", "full", 0),
+        ("rowwise", "bf16-delta", "descending", "full", 2),
     ],
 )
 def test_equal_seeds_give_equal_parameters(
-    peers: Fleet, tiny: Path, texts: Path, moments: str, encoding: str, order: str, overlay: str
+    peers: Fleet,
+    tiny: Path,
+    texts: Path,
+    moments: str,
+    encoding: str,
+    order: str,
+    overlay: str,
+    adapters: int,
 ) -> None:
     settings = {
         **{"moments": moments, "encoding": encoding, "order": order, "overlay": overlay},
+        **{"adapters": adapters, "adapter_lr": 1e-2 if adapters else 0.0},
         **{"seed": 3, "lr": 2e-3, "schedule": "linear:40", "clip": 1.0, "weight_decay": 0.1},
     }
     flags = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
@@ -65,6 +74,7 @@ def test_equal_seeds_give_equal_parameters(
     for peer in laboratory.peers:
         id_, blocks = found[peer.name]
         assert peer.id == id_
+        assert len(blocks) == 3 + bool(adapters)
         for index, values in blocks.items():
             torch.testing.assert_close(peer.model.block(index), values, rtol=1e-5, atol=1e-6)
 

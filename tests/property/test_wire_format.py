@@ -38,6 +38,7 @@ wire_section = {
     Section.BLOCK: pb.SECTION_BLOCK,
     Section.FIRST: pb.SECTION_FIRST,
     Section.SECOND: pb.SECTION_SECOND,
+    Section.ADAPTERS: pb.SECTION_ADAPTERS,
 }
 
 

@@ -34,6 +34,9 @@ def saved(directory: Path) -> Saved:
         assert checkpoint.lost == ""
         blocks = TrainedBlocks(checkpoint)
         tensors = {str(index): blocks[index] for index in blocks}
+        if (beside := checkpoint.adapters()) is not None:
+            tensors |= {f"adapters/{name}": tensor for name, tensor in beside.tensors.items()}
+            tensors["adapters/updates"] = torch.tensor(beside.updates)
         active = checkpoint.active()
         if active is None:
             return Saved(checkpoint.run.step, checkpoint.run.data, 0, -1, tensors)

@@ -51,7 +51,7 @@ def cost(as_json: bool, methods: str, **options: Any) -> None:
     Each method runs in a process of its own. Weights, gradients and optimiser are counted from tensors; activations
     are what the process takes beyond them at its peak. The formula leaves activations out.
     """
-    need("peft", "badam")
+    need("badam")
     from decad.cli.render import size
     from decad.lab import cost as costs
 

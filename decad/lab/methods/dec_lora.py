@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decad.config import RunSpec
+from decad.errors import ConfigError
 from decad.lab.methods.base import Method, everything
 from decad.model.adapters import ALL_LINEAR, Adapting, add_adapters, head_names
 from decad.model.loading import CLASSIFICATION
@@ -23,6 +24,8 @@ class DecLora(Method):
     """Steps between exchanges."""
 
     def settle(self, spec: RunSpec, steps: int) -> RunSpec:
+        if spec.adapters:
+            raise ConfigError("method dec-lora has adapters of its own: leave adapters out, and set rank.")
         # What is trained is settled once the adapters are there: `prepare`.
         return everything(spec, steps).model_copy(update={"blocks": "layers"})
 

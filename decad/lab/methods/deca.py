@@ -7,12 +7,9 @@ from typing import Literal
 
 from decad.config import RunSpec
 from decad.core.moments import moment_rule
-from decad.core.schedule import learning_rate
 from decad.daemon.phase import TrainingRule
 from decad.errors import ConfigError
 from decad.lab.methods.base import Method
-from decad.model.adapters import Adapting
-from decad.model.trainable import TrainableModel
 
 
 @dataclass(frozen=True)
@@ -29,23 +26,12 @@ class Deca(Method):
     checks: bool = True
     """Whether values out of all proportion are refused. A daemon always does."""
 
-    adapters: int = 0
-    """Rank of low-rank adapters that are trained and mixed in every step beside the block; 0: none."""
-    adapter_lr: float = 0.0
-    """Their peak learning rate; 0: the block's."""
-
-    def prepare(self, model: TrainableModel) -> TrainableModel:
-        if self.adapters:
-            model.adapt(Adapting(self.adapters, 2 * self.adapters, model.spec.seed))
-        return model
-
     def rule(self, spec: RunSpec) -> TrainingRule:
         made = TrainingRule(spec)
         if self.sign not in (1, -1):
             raise ConfigError(f"method deca: sign is 1 or -1, not {self.sign}.")
         sign: Literal[1, -1] = 1 if self.sign == 1 else -1
         made.moments = moment_rule(spec.moments, unit=self.unit, sign=sign)
-        made.adapter_rate = learning_rate(spec.schedule, self.adapter_lr or spec.lr)
         return made
 
     def mixes(self, step: int) -> bool:

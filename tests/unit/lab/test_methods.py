@@ -97,10 +97,10 @@ def test_a_peer_sends_its_block_once_to_each_neighbour(folder: Path) -> None:
 
 
 class TestAdapters:
-    OPTIONS: ClassVar[dict[str, Any]] = {"adapters": 2, "adapter_lr": 1e-2}
+    SETTINGS: ClassVar[dict[str, Any]] = {"adapters": 2, "adapter_lr": 1e-2}
 
     def test_they_are_trained_beside_the_block_and_mixed(self, folder: Path) -> None:
-        lab = laboratory(folder, overlay="full", options=self.OPTIONS)
+        lab = laboratory(folder, overlay="full", **self.SETTINGS)
         begun = adapters(lab)
         lab.step(0)
         after = adapters(lab)
@@ -108,35 +108,35 @@ class TestAdapters:
         assert (after - begun).abs().max() == pytest.approx(1e-2, rel=1e-2)  # one step of Adam
 
     def test_without_others_the_mean_is_the_same(self, folder: Path) -> None:
-        mixed = laboratory(folder, overlay="ring", options=self.OPTIONS)
-        alone = laboratory(folder, overlay="ring", options=self.OPTIONS | {"every": 2})
+        mixed = laboratory(folder, overlay="ring", **self.SETTINGS)
+        alone = laboratory(folder, overlay="ring", options={"every": 2}, **self.SETTINGS)
         for lab in (mixed, alone):
             lab.step(0)
         assert torch.allclose(adapters(mixed).mean(dim=0), adapters(alone).mean(dim=0), atol=1e-6)
         assert not torch.equal(adapters(mixed), adapters(alone))
 
     def test_their_moments_live_through_the_phases(self, folder: Path) -> None:
-        lab = laboratory(folder, options=self.OPTIONS)
+        lab = laboratory(folder, **self.SETTINGS)
         take(lab, 9)
         for peer in lab.peers:
             assert peer._adapters is not None
             assert peer._adapters.state.updates == 9
 
     def test_they_travel_beside_the_block(self, folder: Path) -> None:
-        lab, plain = laboratory(folder, options=self.OPTIONS), laboratory(folder)
+        lab, plain = laboratory(folder, **self.SETTINGS), laboratory(folder)
         for each in (lab, plain):
             each.step(0)
         numel = lab.peers[0].model.adapter_values.numel()
         assert lab.peers[0].sent == plain.peers[0].sent + 2 * 4 * numel
 
     def test_they_learn(self, folder: Path) -> None:
-        lab, plain = laboratory(folder, options=self.OPTIONS), laboratory(folder)
+        lab, plain = laboratory(folder, **self.SETTINGS), laboratory(folder)
         for each in (lab, plain):
             take(each, 12)
         assert lab.evaluate().averaged.mean < plain.evaluate().averaged.mean
 
     def test_who_was_away_takes_them_too(self, folder: Path) -> None:
-        lab = laboratory(folder, faults=["away:p1:2:8"], overlay="full", options=self.OPTIONS)
+        lab = laboratory(folder, faults=["away:p1:2:8"], overlay="full", **self.SETTINGS)
         take(lab, 8)
         others = adapters(lab)[0].clone()
         lab.step(8)

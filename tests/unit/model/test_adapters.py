@@ -12,22 +12,23 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.batch import Batch
 from decad.errors import ConfigError
-from decad.model.adapters import ALL_LINEAR, Adapting
+from decad.model.adapters import Adapting, add_adapters
+from decad.model.export import export_model
 from decad.model.trainable import TrainableModel
 
 CPU = torch.device("cpu")
 RANK = 2
 
 
-def loaded(directory: Path, family: str = "") -> TrainableModel:
+def loaded(
+    directory: Path, family: str = "", rank: int = 0, dtype: torch.dtype = torch.float32
+) -> TrainableModel:
     labels = ("bad", "good") if family in CLASSIFIERS else ()
-    return TrainableModel.load(directory, CPU, torch.float32, RunSpec(labels=labels))
+    return TrainableModel.load(directory, CPU, dtype, RunSpec(labels=labels, adapters=rank))
 
 
-def adapted(directory: Path, family: str = "", seed: int = 0, targets: str = ALL_LINEAR) -> TrainableModel:
-    model = loaded(directory, family)
-    model.adapt(Adapting(RANK, 2 * RANK, seed, targets))
-    return model
+def adapted(directory: Path, family: str = "", dtype: torch.dtype = torch.float32) -> TrainableModel:
+    return loaded(directory, family, RANK, dtype)
 
 
 def logits(model: TrainableModel, batch: Batch) -> Tensor:
@@ -39,7 +40,7 @@ def logits(model: TrainableModel, batch: Batch) -> Tensor:
 def filled(model: TrainableModel) -> TrainableModel:
     """With adapters that do something."""
     model.adapter_values.copy_(
-        torch.randn(model.adapter_values.shape, generator=torch.Generator().manual_seed(3))
+        0.2 * torch.randn(model.adapter_values.shape, generator=torch.Generator().manual_seed(3))
     )
     return model
 
@@ -88,12 +89,13 @@ def test_the_layer_is_what_the_formula_says(untied_dir: Path, batch: Batch) -> N
     assert not torch.allclose(logits(model, batch), logits(adapted(untied_dir), batch), atol=1e-2)
 
 
-def test_a_seed_gives_the_same_values_everywhere(untied_dir: Path) -> None:
+def test_the_base_model_gives_the_same_values_everywhere(untied_dir: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = adapted(untied_dir)
     torch.manual_seed(2)
     assert torch.equal(adapted(untied_dir).adapter_values, first.adapter_values)
-    assert not torch.equal(adapted(untied_dir, seed=1).adapter_values, first.adapter_values)
+    another = adapted(save_tiny("llama", tmp_path / "a")), adapted(save_tiny("llama", tmp_path / "b", seed=1))
+    assert not torch.equal(another[0].adapter_values, another[1].adapter_values)
 
 
 def test_a_head_gets_none(tmp_path: Path) -> None:
@@ -113,9 +115,7 @@ def test_they_are_the_block_after_the_last(untied_dir: Path) -> None:
 
 
 def test_in_bf16_they_are_fp32(untied_dir: Path, batch: Batch) -> None:
-    model = TrainableModel.load(untied_dir, CPU, torch.bfloat16, RunSpec())
-    model.adapt(Adapting(RANK, 2 * RANK, 0))
-    filled(model)
+    model = filled(adapted(untied_dir, dtype=torch.bfloat16))
     model.activate(model.plan[0])
     _, gradient = model.gradient(batch)
     assert gradient.dtype == model.adapter_values.dtype == torch.float32
@@ -124,4 +124,19 @@ def test_in_bf16_they_are_fp32(untied_dir: Path, batch: Batch) -> None:
 
 def test_targets_that_are_not_there_are_refused(untied_dir: Path) -> None:
     with pytest.raises(ConfigError, match="nothing_like_it"):
-        adapted(untied_dir, targets="nothing_like_it")
+        add_adapters(loaded(untied_dir).module, Adapting(RANK, RANK, 0, "nothing_like_it"), [])
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *CLASSIFIERS])
+def test_exported_they_are_part_of_the_weights(family: str, tmp_path: Path) -> None:
+    directory = save_tiny(family, tmp_path / "base")
+    model = filled(adapted(directory, family))
+    blocks = {block.index: model.block(block.index) for block in model.blocks}
+    blocks[0] += 0.01
+    export_model(directory, tmp_path / "tuned", blocks, model.spec)
+    tuned = loaded(tmp_path / "tuned", family)
+    model.set_block(0, blocks[0])
+    tokens = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
+    batch = Batch(tokens, torch.tensor([0, 1]))
+    assert torch.allclose(logits(tuned, batch), logits(model, batch), atol=1e-4, rtol=1e-3)
+    assert tuned.plan == model.plan

@@ -26,7 +26,7 @@ def test_a_step_is_foretold_as_it_is_measured(micro_batch: int, tmp_path: Path) 
     real kernel does without."""
     directory = save_tiny("llama", tmp_path / "model")
     spec = what_to_train(directory, RunSpec())
-    _, _, needs = measure(directory, spec, torch.float32, 32, 25, micro_batch=micro_batch)
+    _, _, _, needs = measure(directory, spec, torch.float32, 32, 25, micro_batch=micro_batch)
     model = TrainableModel.load(directory, CPU, torch.float32, micro_batch=micro_batch)
     batch = Batch.next_token(torch.randint(0, 256, (32, 25)))
     for index in (1, 2):
@@ -48,7 +48,7 @@ def test_every_family_can_be_measured(family: str, tmp_path: Path) -> None:
     given = RunSpec(
         labels=("a", "b") if family in CLASSIFIERS else (), freeze=("**.bias",) * (family == "bert")
     )
-    plan, frozen, needs = measure(directory, what_to_train(directory, given), torch.bfloat16, 2, 16)
+    plan, frozen, _, needs = measure(directory, what_to_train(directory, given), torch.bfloat16, 2, 16)
     every = sum(
         t.numel() for t in TrainableModel.load(directory, CPU, torch.float32, given).module.parameters()
     )
@@ -61,8 +61,8 @@ def test_every_family_can_be_measured(family: str, tmp_path: Path) -> None:
 def test_less_is_needed_with_checkpointing_and_higher_up(tmp_path: Path) -> None:
     directory = save_tiny("llama", tmp_path / "model")
     spec = what_to_train(directory, RunSpec())
-    _, _, plain = measure(directory, spec, torch.float32, 16, 129)
-    _, _, spared = measure(directory, spec, torch.float32, 16, 129, checkpointing=True)
+    _, _, _, plain = measure(directory, spec, torch.float32, 16, 129)
+    _, _, _, spared = measure(directory, spec, torch.float32, 16, 129, checkpointing=True)
     assert plain[2].step < plain[1].step
     assert spared[1].step < plain[1].step
 
@@ -70,11 +70,11 @@ def test_less_is_needed_with_checkpointing_and_higher_up(tmp_path: Path) -> None
 def test_gradients_of_parts_are_added_up_in_a_buffer_of_their_own(tmp_path: Path) -> None:
     directory = save_tiny("llama", tmp_path / "model")
     spec = what_to_train(directory, RunSpec())
-    plan, _, alone = measure(directory, spec, torch.float32, 1, 65)
-    _, _, parts = measure(directory, spec, torch.float32, 2, 65, micro_batch=1)
-    _, _, whole = measure(directory, spec, torch.float32, 2, 65, micro_batch=2)
+    plan, _, _, alone = measure(directory, spec, torch.float32, 1, 65)
+    _, _, _, parts = measure(directory, spec, torch.float32, 2, 65, micro_batch=1)
+    _, _, _, whole = measure(directory, spec, torch.float32, 2, 65, micro_batch=2)
     assert parts[1].step == alone[1].step + 4 * plan[1].numel
-    assert whole == measure(directory, spec, torch.float32, 2, 65)[2]
+    assert whole == measure(directory, spec, torch.float32, 2, 65)[3]
 
 
 def test_a_sequence_that_is_too_long_is_refused(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_sequence_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_public_copies_are_counted_for_changes(tmp_path: Path) -> None:
     directory = save_tiny("llama", tmp_path / "model")
     spec = what_to_train(directory, RunSpec(encoding="bf16-delta"))
-    plan, _, needs = measure(directory, spec, torch.float32, 1, 16, neighbours=3)
+    plan, _, _, needs = measure(directory, spec, torch.float32, 1, 16, neighbours=3)
     assert needs[0].exchange == plan[0].numel * (4 + 2 + 3 * 4)
 
 
