@@ -43,10 +43,11 @@ def head_names(module: Any) -> list[str]:
     return [name for name, _ in module.named_parameters() if not name.startswith(prefix)]
 
 
-def add_adapters(module: Any, adapting: Adapting, without: list[str]) -> list[str]:
+def add_adapters(module: Any, adapting: Adapting, without: list[str], empty: bool = False) -> list[str]:
     """Put adapters into ``module``, on the host, but not into the modules of the parameters ``without``.
 
-    Returns the names of their factors, in the module's order. Raises ConfigError.
+    ``empty``: on the meta device, as the module is. Returns the names of their factors, in the module's order. Raises
+    ConfigError.
     """
     from peft import (
         LoraConfig,
@@ -68,20 +69,20 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str]) -> list[st
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         torch.manual_seed(adapting.seed)
         try:
-            inject_adapter_in_model(settings, module)
+            inject_adapter_in_model(settings, module, low_cpu_mem_usage=empty)
         except ValueError as error:
             raise ConfigError(f"adapters: targets {adapting.targets!r} are not accepted: {error}") from None
     module.train(False)
     return [name for name, parameter in module.named_parameters() if id(parameter) not in before]
 
 
-def put_adapters(module: Any, spec: RunSpec, index: int) -> tuple[Block, dict[str, Any]]:
+def put_adapters(module: Any, spec: RunSpec, index: int, empty: bool = False) -> tuple[Block, dict[str, Any]]:
     """Put a run's adapters into ``module``. Returns them as block ``index``, and their parameters by name.
 
-    Raises ConfigError.
+    ``empty``: see `add_adapters`. Raises ConfigError.
     """
     head = head_names(module) if spec.task == CLASSIFICATION else []
-    names = add_adapters(module, adapting(spec), head)
+    names = add_adapters(module, adapting(spec), head, empty)
     parameters = {name: parameter for name, parameter in module.named_parameters() if name in names}
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     return replace(BlockPlan.build([("adapters", names)], shapes)[0], index=index), parameters

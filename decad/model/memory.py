@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,19 +60,20 @@ def measure(
     micro_batch: int = 0,
     checkpointing: bool = False,
 ) -> tuple[BlockPlan, int, int, list[Need]]:
-    """The plan, the numbers of frozen parameters and of the adapters', and what each block needs.
+    """The plan, the numbers of frozen parameters and of the adapters' values, and what each block needs.
 
     A step is on ``batch_size`` sequences of ``seq_len`` tokens, ``micro_batch`` of them at a time, 0 for all. Of blocks
     that differ in their layer alone the first and the last are gone through; a layer's need grows evenly with the
-    layers above it. Raises ModelError and ConfigError.
+    layers above it. With adapters every step goes back as far as the deepest; their own activations, a small part, are
+    left out. Raises ModelError and ConfigError.
     """
+    adapters = _adapters(directory, dtype, spec) if spec.adapters else 0
     with FakeTensorMode():
         module = empty_module(directory, dtype, spec)
         sequence_length(seq_len, context_length(module.config))
         if checkpointing:
             keep_inputs_alone(directory, module)
         plan = divide(module, spec.blocks, spec.freeze)
-        named, beside = dict(module.named_parameters()), None
         every = sum(parameter.numel() for parameter in module.parameters())
         objective: Objective = (
             NextToken(module, whole=False) if spec.task == CAUSAL_LM else Classes(module, 0)
@@ -84,16 +85,11 @@ def measure(
             if spec.task == CAUSAL_LM
             else Batch(tokens, torch.zeros(sequences, dtype=torch.int64))
         )
-        if spec.adapters:
-            beside, theirs = put_adapters(module, spec, len(plan))
-            named |= theirs
-
-        def measured(block: Block) -> int:
-            trained = [block] if beside is None else [block, beside]
-            return _step(module, objective, trained, named, batch, summed=sequences < batch_size)
-
-        steps = _steps(plan, measured)
-    adapters = 0 if beside is None else beside.numel
+        steps = _steps(
+            plan, lambda block: _step(module, objective, block, batch, summed=sequences < batch_size)
+        )
+    if adapters:
+        steps = [max(steps) + 4 * adapters] * len(steps)
     needs = [
         Need(
             weights=every * dtype.itemsize + 4 * adapters,
@@ -104,6 +100,13 @@ def measure(
         for block, step in zip(plan.blocks, steps, strict=True)
     ]
     return plan, every - plan.numel, adapters, needs
+
+
+def _adapters(directory: Path, dtype: torch.dtype, spec: RunSpec) -> int:
+    """How many values the run's adapters have."""
+    with torch.device("meta"):
+        module = empty_module(directory, dtype, spec)
+    return put_adapters(module, spec, 1, empty=True)[0].numel
 
 
 def _steps(plan: BlockPlan, measured: Callable[[Block], int]) -> list[int]:
@@ -123,29 +126,20 @@ def _steps(plan: BlockPlan, measured: Callable[[Block], int]) -> list[int]:
     return found
 
 
-def _step(
-    module: Any,
-    objective: Objective,
-    blocks: list[Block],
-    named: Mapping[str, Any],
-    batch: Batch,
-    *,
-    summed: bool,
-) -> int:
-    """Of ``blocks`` together; ``summed``: the gradient is one of several that are added up."""
-    parameters = [named[slot.name] for block in blocks for slot in block.slots]
-    numel = sum(block.numel for block in blocks)
-    state, master = AdamState.zeros(numel, "cpu"), torch.zeros(numel)
+def _step(module: Any, objective: Objective, block: Block, batch: Batch, *, summed: bool) -> int:
+    """``summed``: the gradient is one of several that are added up."""
+    parameters = [module.get_parameter(slot.name) for slot in block.slots]
+    state, master = AdamState.zeros(block.numel, "cpu"), torch.zeros(block.numel)
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         with _Live([*module.parameters(), *module.buffers(), state.m, state.v, master]) as live:
-            before = torch.zeros(numel) if summed else None
+            before = torch.zeros(block.numel) if summed else None
             loss = objective.loss(batch)
             forward: int = live.now
             gradients = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
             del loss
-            gradient = add_up(gradients, blocks, 1.0, before)
+            gradient = add_up(gradients, [block], 1.0, before)
             local_step(master, gradient, state, AdamConstants(), 1e-4)
     finally:
         for parameter in parameters:

@@ -67,6 +67,23 @@ def test_less_is_needed_with_checkpointing_and_higher_up(tmp_path: Path) -> None
     assert spared[1].step < plain[1].step
 
 
+@pytest.mark.parametrize("family", [*CAUSAL, *CLASSIFIERS])
+def test_adapters_are_foretold(family: str, tmp_path: Path) -> None:
+    directory = save_tiny(family, tmp_path / "model")
+    labels = ("bad", "good") if family in CLASSIFIERS else ()
+    spec = what_to_train(directory, RunSpec(labels=labels, adapters=2))
+    plain = what_to_train(directory, RunSpec(labels=labels))
+    plan, _, adapters, needs = measure(directory, spec, torch.float32, 2, 16)
+    _, _, none, without = measure(directory, plain, torch.float32, 2, 16)
+    model = TrainableModel.load(directory, CPU, torch.float32, spec)
+    assert model.adapters is not None
+    assert (plan, adapters, none) == (model.plan, model.adapters.numel, 0)
+    for need, alone in zip(needs, without, strict=True):
+        assert need.weights == alone.weights + 4 * adapters
+        assert need.optimiser == alone.optimiser + 8 * adapters
+        assert need.step >= alone.step + 4 * adapters
+
+
 def test_gradients_of_parts_are_added_up_in_a_buffer_of_their_own(tmp_path: Path) -> None:
     directory = save_tiny("llama", tmp_path / "model")
     spec = what_to_train(directory, RunSpec())
