@@ -74,7 +74,7 @@ def test_a_flag_that_makes_no_sense(peers: Fleet, flags: str, message: str) -> N
         ("modell = 'm'", r"modell \(in decad.toml\): there is no such setting\. Did you mean model\?"),
         (
             "colour = 'red'",
-            r"colour \(in decad.toml\): there is no such setting\. Known settings: batch_size, .*",
+            r"colour \(in decad.toml\): there is no such setting\. Known settings: adapter_lr, .*",
         ),
         ("model_hash = 'x'", r"model_hash \(in decad.toml\): there is no such setting\. .*"),
         ("clip = 'no'", r"clip \(in decad.toml\) = 'no' is not accepted: it should be a valid number\."),
