@@ -151,6 +151,18 @@ MEASURED_FIELDS = frozenset({"model_hash", "model_files", "plan_hash", "chat_tem
 """Fields of RunSpec that come from the model directory, never from a setting."""
 LOADED_FIELDS = MEASURED_FIELDS | {"task", "labels", "blocks", "freeze", "adapters"}
 """Fields of RunSpec by which a model is loaded, before any peer is met: they are compared, never adopted."""
+LOADING_FIELDS = LOADED_FIELDS - MEASURED_FIELDS
+"""Those of them that are settings: every peer has to set them alike."""
+
+
+def loading(spec: RunSpec) -> dict[str, str]:
+    """The `LOADING_FIELDS` that are not the defaults, as flags have them."""
+    plain, fields = RunSpec().model_dump(), spec.model_dump(include=set(LOADING_FIELDS))
+    return {
+        name: ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in sorted(fields.items())
+        if value != plain[name]
+    }
 
 
 class PeerConfig(BaseModel):

@@ -32,6 +32,22 @@ Global___StatusRequest: typing_extensions.TypeAlias = StatusRequest
 class StatusReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LoadingEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     VERSION_FIELD_NUMBER: builtins.int
     PEER_ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
@@ -52,6 +68,7 @@ class StatusReply(google.protobuf.message.Message):
     UPTIME_S_FIELD_NUMBER: builtins.int
     MDNS_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    LOADING_FIELD_NUMBER: builtins.int
     version: builtins.str
     peer_id: builtins.str
     name: builtins.str
@@ -85,6 +102,12 @@ class StatusReply(google.protobuf.message.Message):
     def notices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Notice]:
         """What went wrong lately and was survived, newest last."""
 
+    @property
+    def loading(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Settings by which the model is loaded, and which all peers must set alike, where they are not the defaults: flags
+        without dashes, and values as flags have them.
+        """
+
     def __init__(
         self,
         *,
@@ -108,9 +131,10 @@ class StatusReply(google.protobuf.message.Message):
         uptime_s: builtins.float = ...,
         mdns: builtins.str = ...,
         model: builtins.str = ...,
+        loading: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["progress", b"progress", "traffic", b"traffic", "training", b"training"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["activity", b"activity", "fingerprint", b"fingerprint", "insecure", b"insecure", "listen", b"listen", "mdns", b"mdns", "model", b"model", "name", b"name", "neighbours", b"neighbours", "notices", b"notices", "peer_id", b"peer_id", "pid", b"pid", "progress", b"progress", "protection", b"protection", "run", b"run", "state_dir", b"state_dir", "traffic", b"traffic", "training", b"training", "uptime_s", b"uptime_s", "version", b"version", "waiting_for", b"waiting_for"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["activity", b"activity", "fingerprint", b"fingerprint", "insecure", b"insecure", "listen", b"listen", "loading", b"loading", "mdns", b"mdns", "model", b"model", "name", b"name", "neighbours", b"neighbours", "notices", b"notices", "peer_id", b"peer_id", "pid", b"pid", "progress", b"progress", "protection", b"protection", "run", b"run", "state_dir", b"state_dir", "traffic", b"traffic", "training", b"training", "uptime_s", b"uptime_s", "version", b"version", "waiting_for", b"waiting_for"]) -> None: ...
 
 Global___StatusReply: typing_extensions.TypeAlias = StatusReply
 

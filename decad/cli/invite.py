@@ -44,6 +44,7 @@ class Invitation:
         self.handover = Handover(
             run=status.run,
             fingerprint=status.fingerprint,
+            loading=dict(status.loading),
             secrets=as_text(self._secrets),
             admins=self._secrets.admins if self._secrets else (),
             port=split_address(status.listen)[1],

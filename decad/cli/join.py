@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ async def join(
         await joiner.close()
     host = split_address(address)[0]
     peers = [_joined(host, handover.port), *(a for a in handover.peers if a != _joined(host, handover.port))]
-    settings = {"run": handover.run, "model": str(directory), "peers": tuple(peers)}
+    settings = {"run": handover.run, **handover.loading, "model": str(directory), "peers": tuple(peers)}
     return {**settings, **{k: v for k, v in flags.items() if v is not None}}, peer
 
 
@@ -113,7 +114,7 @@ def start_line(settings: Mapping[str, Any]) -> str:
         words += (
             [flag] if value is True else [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
         )
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _joined(host: str, port: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from decad.config import LOADED_FIELDS, MEASURED_FIELDS, RunSpec
+from decad.config import LOADED_FIELDS, LOADING_FIELDS, RunSpec
 from decad.daemon.context import RunSettings
 from decad.errors import StateError
 from decad.membership.agreement import told_apart
@@ -15,7 +15,7 @@ def spec_to_load(spec: RunSpec, checkpoint: Checkpoint | None) -> RunSpec:
     """``spec``, with what a model is loaded by as it was when the checkpoint was made, unless it was set now."""
     if checkpoint is None:
         return spec
-    saved = RunSpec.from_saved(checkpoint.run.spec).model_dump(include=set(LOADED_FIELDS - MEASURED_FIELDS))
+    saved = RunSpec.from_saved(checkpoint.run.spec).model_dump(include=set(LOADING_FIELDS))
     filled = {name: value for name, value in saved.items() if name not in spec.model_fields_set}
     return spec.model_copy(update=filled)
 

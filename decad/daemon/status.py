@@ -12,7 +12,7 @@ import torch
 
 from decad import __version__
 from decad._proto import control_pb2 as pb
-from decad.config import PeerConfig
+from decad.config import PeerConfig, loading
 from decad.core.absence import PROBE
 from decad.core.privacy import DELTA
 from decad.core.schedule import Schedule, horizon
@@ -49,6 +49,7 @@ class StatusBoard:
             name=self.config.name,
             run=spec.run,
             fingerprint=spec.fingerprint,
+            loading=loading(spec),
             pid=os.getpid(),
             state_dir=str(self.config.state_dir.resolve()),
             model=str(self.config.model.resolve()) if self.config.model else "",

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from decad.config import MAX_ADDRESS_CHARS
+from decad.config import LOADING_FIELDS, MAX_ADDRESS_CHARS
 from decad.errors import ConfigError, PeerError
 from decad.state.files import hash_file
 from decad.trust.secret import MOST_SECRETS, RunSecrets, from_text, to_text
@@ -43,6 +43,8 @@ class Handover(BaseModel):
     """Its name."""
     fingerprint: Annotated[str, Field(max_length=64)]
     """Of the run spec, for people."""
+    loading: Annotated[dict[Annotated[str, Field(max_length=64)], str], Field(max_length=16)] = {}
+    """Settings by which the model is loaded, as flags have them; those that are no such settings are not taken."""
     secrets: Annotated[tuple[str, ...], Field(max_length=MOST_SECRETS)] = ()
     """As in the file of the secret; none in a run that rests on a site's certificates."""
     admins: Annotated[tuple[_Hex, ...], Field(max_length=256)] = ()
@@ -53,6 +55,11 @@ class Handover(BaseModel):
     ] = ()
     """Addresses of other members."""
     model: Annotated[tuple[ModelFile, ...], Field(max_length=MAX_FILES)] = ()
+
+    @field_validator("loading")
+    @classmethod
+    def _only_these(cls, value: dict[str, str]) -> dict[str, str]:
+        return {name: text for name, text in value.items() if name in LOADING_FIELDS}
 
     def membership(self) -> RunSecrets | None:
         """Raises PeerError when a secret is damaged."""

@@ -28,7 +28,9 @@ def net() -> Iterator[Namespaces]:
 
 def started_member(peers: Fleet, net: Namespaces) -> Path:
     peers.run("secret", "new", "--state-dir", str(peers.folder / "a"))
-    a = peers.start("a", "--run", "ward", "--listen", f"{net.address(0)}:7700", namespace=net.name(0))
+    loaded_by = ("--adapters", "2", "--blocks", "sublayers")
+    where = f"{net.address(0)}:7700"
+    a = peers.start("a", "--run", "ward", "--listen", where, *loaded_by, namespace=net.name(0))
     a.until_step(1)
     return a.state_dir
 
@@ -65,6 +67,8 @@ def test_by_invitation_a_bare_machine_trains_with_the_others(peers: Fleet, net: 
     assert reply.neighbours[0].peer_id == shown["peer"]
     there = get_status(guest)
     assert (there.run, there.model) == ("ward", str(guest / "model"))
+    expected = {"task": "causal-lm", "adapters": "2", "blocks": "sublayers"}
+    assert dict(there.loading) == expected
     assert there.protection.startswith("TLS 1.3")
     assert (guest / "secret").stat().st_mode & 0o777 == 0o600
     assert (guest / "secret").read_bytes() == (state_dir / "secret").read_bytes()
@@ -97,7 +101,9 @@ def test_without_data_the_line_to_start_is_printed(peers: Fleet, net: Namespaces
     guest = peers.folder / "guest"
     out, err = join(net, told["addresses"][0], told["code"], guest).communicate(timeout=60)
     assert "all hashes as the inviter's" in err
-    assert f"decad start --run ward --model {guest / 'model'} --peers {net.address(0)}:7700" in out
+    loaded_by = "--task causal-lm --adapters 2 --blocks sublayers"
+    line = f"decad start --run ward {loaded_by} --model {guest / 'model'} --peers {net.address(0)}:7700"
+    assert line in out
 
 
 def test_a_run_without_a_secret_cannot_invite(peers: Fleet) -> None:

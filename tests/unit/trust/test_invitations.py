@@ -35,6 +35,12 @@ def model(folder: Path) -> Path:
     return folder
 
 
+def test_no_setting_but_those_that_a_model_is_loaded_by_is_taken() -> None:
+    told = {"labels": "a,b", "adapters": "4", "state_dir": "/", "model": "/x", "seed": "3"}
+    taken = Handover(run="r", fingerprint="f", port=7700, loading=told).loading
+    assert taken == {"labels": "a,b", "adapters": "4"}
+
+
 async def yes(guest: Guest) -> bool:
     return True
 
