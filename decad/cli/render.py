@@ -194,6 +194,8 @@ def _plain(reply: pb.StatusReply) -> dict[str, Any]:
 def _typed(message: Any, plain: dict[str, Any]) -> dict[str, Any]:
     for field in message.DESCRIPTOR.fields:
         value = plain.get(field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue  # words, as they are
         if field.message_type is not None:
             inner = getattr(message, field.name)
             if isinstance(value, list):
