@@ -194,9 +194,7 @@ def _plain(reply: pb.StatusReply) -> dict[str, Any]:
 def _typed(message: Any, plain: dict[str, Any]) -> dict[str, Any]:
     for field in message.DESCRIPTOR.fields:
         value = plain.get(field.name)
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            continue  # words, as they are
-        if field.message_type is not None:
+        if field.message_type is not None and not field.message_type.GetOptions().map_entry:
             inner = getattr(message, field.name)
             if isinstance(value, list):
                 plain[field.name] = [_typed(m, v) for m, v in zip(inner, value, strict=True)]

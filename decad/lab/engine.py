@@ -175,7 +175,7 @@ class Laboratory:
             "weights": sum(part.nbytes for part in [*model.module.parameters(), *model.module.buffers()]),
             "gradients": 4 * (largest + beside),
             "optimiser": (8 + master) * largest + 8 * beside,
-            "exchange": 4 * public * largest,
+            "exchange": 4 * public * (largest + beside),
         }
 
     def _load(self, spec: RunSpec) -> TrainableModel:

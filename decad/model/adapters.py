@@ -49,10 +49,8 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str], empty: boo
     ``empty``: on the meta device, as the module is. Returns the names of their factors, in the module's order. Raises
     ConfigError.
     """
-    from peft import (
-        LoraConfig,
-        inject_adapter_in_model,
-    )  # seconds, of which a run without adapters has no need
+    # Here, since it takes seconds of which a run without adapters has no need.
+    from peft import LoraConfig, inject_adapter_in_model
 
     targets = adapting.targets if adapting.targets == ALL_LINEAR else adapting.targets.split(",")
     settings = LoraConfig(

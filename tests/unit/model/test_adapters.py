@@ -70,9 +70,8 @@ def test_at_first_they_change_nothing_and_all_of_them_learn(family: str, tmp_pat
     model.activate(block)
     filled(model)
     _, gradient = model.gradient(batch)
-    assert (
-        all(view.any() for view in model.adapters.views(gradient[block.numel :]).values()) or "mo" in family
-    )
+    learning = [bool(view.any()) for view in model.adapters.views(gradient[block.numel :]).values()]
+    assert all(learning) or family == "qwen2-moe"  # of its experts those that a token was sent to
 
 
 def test_the_layer_is_what_the_formula_says(untied_dir: Path, batch: Batch) -> None:
