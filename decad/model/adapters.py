@@ -1,4 +1,5 @@
-"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv 2106.09685) beside a model's own parameters, by peft's layers.
+"""What is trained beside every block: low-rank adapters (LoRA; Hu et al. 2021, arXiv 2106.09685), by peft's layers,
+and a classifier's head as it is, since it begins at random.
 
 The layer becomes y = W x + (alpha / rank) U D x, with D [rank, inputs] drawn by seed and U [outputs, rank] zero at
 first, so that the model begins as it was.
@@ -7,16 +8,20 @@ first, so that the model begins as it was.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from decad.config import RunSpec
 from decad.core.blocks import Block, BlockPlan
 from decad.errors import ConfigError
+from decad.model.division import divide
 from decad.model.loading import CLASSIFICATION
+from decad.model.patterns import chosen
 
 ALL_LINEAR = "all-linear"
 
@@ -41,6 +46,18 @@ def head_names(module: Any) -> list[str]:
     """The parameters of a classifier's head, which begins at random."""
     prefix = f"{module.base_model_prefix}."
     return [name for name, _ in module.named_parameters() if not name.startswith(prefix)]
+
+
+def head_beside(module: Any, spec: RunSpec) -> list[str]:
+    """The parameters of the head that are trained beside every block: those that are not frozen."""
+    head = head_names(module) if spec.adapters and spec.task == CLASSIFICATION else []
+    frozen = {name for pattern in spec.freeze for name in chosen(pattern, head)}
+    return [name for name in head if name not in frozen]
+
+
+def plan_of(module: Any, spec: RunSpec) -> BlockPlan:
+    """The blocks of a run; ``module`` has no adapters yet. Raises ConfigError."""
+    return divide(module, spec.blocks, spec.freeze, head_beside(module, spec))
 
 
 def add_adapters(module: Any, adapting: Adapting, without: list[str], empty: bool = False) -> list[str]:
@@ -75,15 +92,27 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str], empty: boo
 
 
 def put_adapters(module: Any, spec: RunSpec, index: int, empty: bool = False) -> tuple[Block, dict[str, Any]]:
-    """Put a run's adapters into ``module``. Returns them as block ``index``, and their parameters by name.
+    """Put a run's adapters into ``module``. Returns what is trained beside every block as block ``index``, and its
+    parameters by name.
 
     ``empty``: see `add_adapters`. Raises ConfigError.
     """
     head = head_names(module) if spec.task == CLASSIFICATION else []
-    names = add_adapters(module, adapting(spec), head, empty)
+    beside = head_beside(module, spec)
+    names = [*add_adapters(module, adapting(spec), head, empty), *beside]
     parameters = {name: parameter for name, parameter in module.named_parameters() if name in names}
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     return replace(BlockPlan.build([("adapters", names)], shapes)[0], index=index), parameters
+
+
+def take_fp32(module: Any, names: Iterable[str]) -> None:
+    """Let the layers of the parameters ``names``, which are fp32, take activations of any kind."""
+
+    def convert(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(part.to(torch.float32) for part in inputs)
+
+    for name in sorted({name.rpartition(".")[0] for name in names}):
+        module.get_submodule(name).to(torch.float32).register_forward_pre_hook(convert)
 
 
 def merge(module: Any) -> None:

@@ -7,7 +7,7 @@ from their names, so that any architecture whose layers lie in one list can be d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -33,12 +33,15 @@ class _Unit(NamedTuple):
     numel: int
 
 
-def divide(module: nn.Module, blocks: str = "layers", freeze: Sequence[str] = ()) -> BlockPlan:
+def divide(
+    module: nn.Module, blocks: str = "layers", freeze: Sequence[str] = (), without: Collection[str] = ()
+) -> BlockPlan:
     """The block plan of ``module``, input side first; its weights may lie on the ``meta`` device.
 
     ``blocks``: ``layers`` (a block a layer, the embeddings, and the head), ``sublayers`` (attention and the rest of
     each layer apart), a number of blocks of about the same size, or ``NAME=PATTERN,...;NAME=...``. ``freeze``: patterns
-    of parameters that are not trained (`patterns.matches`). With ``layers`` and ``sublayers``, embeddings and heads of
+    of parameters that are not trained (`patterns.matches`). ``without``: names of some that are in no block, frozen or
+    not. With ``layers`` and ``sublayers``, embeddings and heads of
     more than twice the mean block are divided by rows. Raises ConfigError when a pattern matches nothing, when a
     parameter is in two blocks or in none, and when there is nothing to train.
     """
@@ -46,6 +49,7 @@ def divide(module: nn.Module, blocks: str = "layers", freeze: Sequence[str] = ()
     for pattern in freeze:
         frozen = _chosen(pattern, shapes, "--freeze")
         shapes = {name: shape for name, shape in shapes.items() if name not in frozen}
+    shapes = {name: shape for name, shape in shapes.items() if name not in without}
     if not shapes:
         raise ConfigError("--freeze leaves nothing to train. Freeze less.")
     if "=" in blocks:
@@ -70,7 +74,7 @@ def _chosen(pattern: str, names: Iterable[str], setting: str) -> list[str]:
         return found
     some = ", ".join(list(names)[:3])
     raise ConfigError(
-        f"{setting}: {pattern!r} matches no parameter that is not frozen already. Patterns match whole components of a "
+        f"{setting}: {pattern!r} matches no parameter that is to be divided into blocks. Patterns match whole components of a "
         f"parameter's path, from the first: the model has {some}, ..."
     )
 

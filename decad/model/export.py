@@ -14,8 +14,7 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.blocks import BlockPlan
 from decad.errors import InternalError, ModelError, first_line
-from decad.model.adapters import merge, put_adapters
-from decad.model.division import divide
+from decad.model.adapters import merge, plan_of, put_adapters
 from decad.model.loading import load_module
 from decad.model.output import SHARD_BYTES, new_directory
 
@@ -93,7 +92,7 @@ def _put_adapters(module: Any, flat: Tensor | None, spec: RunSpec) -> None:
 
 def _put(module: Any, blocks: Mapping[int, Tensor], spec: RunSpec) -> BlockPlan:
     parameters = dict(module.named_parameters())
-    plan = divide(module, spec.blocks, spec.freeze)
+    plan = plan_of(module, spec)
     for block in plan.blocks:
         if (flat := blocks.get(block.index)) is None:
             continue

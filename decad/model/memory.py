@@ -24,8 +24,7 @@ from decad.core.adam import AdamState, local_step
 from decad.core.batch import Batch
 from decad.core.blocks import Block, BlockPlan
 from decad.core.constants import AdamConstants
-from decad.model.adapters import put_adapters
-from decad.model.division import divide
+from decad.model.adapters import head_beside, plan_of, put_adapters
 from decad.model.length import context_length, sequence_length
 from decad.model.loading import CAUSAL_LM, empty_module
 from decad.model.objective import CHUNK, Classes, NextToken, Objective
@@ -60,7 +59,7 @@ def measure(
     micro_batch: int = 0,
     checkpointing: bool = False,
 ) -> tuple[BlockPlan, int, int, list[Need]]:
-    """The plan, the numbers of frozen parameters and of the adapters' values, and what each block needs.
+    """The plan, the numbers of frozen parameters and of values beside every block, and what each block needs.
 
     A step is on ``batch_size`` sequences of ``seq_len`` tokens, ``micro_batch`` of them at a time, 0 for all. Of blocks
     that differ in their layer alone the first and the last are gone through; a layer's need grows evenly with the
@@ -73,8 +72,9 @@ def measure(
         sequence_length(seq_len, context_length(module.config))
         if checkpointing:
             keep_inputs_alone(directory, module)
-        plan = divide(module, spec.blocks, spec.freeze)
-        every = sum(parameter.numel() for parameter in module.parameters())
+        plan = plan_of(module, spec)
+        sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+        every, head = sum(sizes.values()), sum(sizes[name] for name in head_beside(module, spec))
         objective: Objective = (
             NextToken(module, whole=False) if spec.task == CAUSAL_LM else Classes(module, 0)
         )
@@ -92,18 +92,18 @@ def measure(
         steps = [max(steps) + 4 * adapters] * len(steps)
     needs = [
         Need(
-            weights=every * dtype.itemsize + 4 * adapters,
+            weights=(every - head) * dtype.itemsize + 4 * adapters,
             optimiser=block.numel * (8 if dtype == torch.float32 else 12) + 8 * adapters,
             step=step,
             exchange=0 if spec.encoding == "fp32" else (block.numel + adapters) * (4 + 2 + 4 * neighbours),
         )
         for block, step in zip(plan.blocks, steps, strict=True)
     ]
-    return plan, every - plan.numel, adapters, needs
+    return plan, every - head - plan.numel, adapters, needs
 
 
 def _adapters(directory: Path, dtype: torch.dtype, spec: RunSpec) -> int:
-    """How many values the run's adapters have."""
+    """How many values are trained beside every block."""
     with torch.device("meta"):
         module = empty_module(directory, dtype, spec)
     return put_adapters(module, spec, 1, empty=True)[0].numel

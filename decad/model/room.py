@@ -8,7 +8,7 @@ import torch
 
 from decad.config import RunSpec
 from decad.errors import ModelError
-from decad.model.division import divide
+from decad.model.adapters import plan_of
 from decad.model.loading import empty_module, what_to_train
 
 
@@ -21,7 +21,7 @@ def check_room(directory: Path, spec: RunSpec, dtype: torch.dtype, device: str, 
     spec = what_to_train(directory, spec)
     with torch.device("meta"):
         module = empty_module(directory, dtype, spec)
-    plan = divide(module, spec.blocks, spec.freeze)
+    plan = plan_of(module, spec)
     largest = max(plan.blocks, key=lambda block: block.numel)
     weights = sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
     block = largest.numel * (12 if dtype == torch.float32 else 16)

@@ -20,8 +20,7 @@ from decad.core.batch import Examples, Score
 from decad.core.blocks import Block, BlockPlan
 from decad.core.privacy import LocalPrivacy, PrivateSum
 from decad.errors import ConfigError, InternalError
-from decad.model.adapters import put_adapters
-from decad.model.division import divide
+from decad.model.adapters import plan_of, put_adapters, take_fp32
 from decad.model.export import check_export
 from decad.model.length import context_length
 from decad.model.loading import (
@@ -78,7 +77,7 @@ class TrainableModel:
         self.micro_batch, self.privacy = micro_batch, privacy
         self._parameters = dict(module.named_parameters())  # tied weights once, under the embedding's name
         self.dtype = next(iter(self._parameters.values())).dtype
-        self.plan = divide(module, spec.blocks, spec.freeze)
+        self.plan = plan_of(module, spec)
         self.model_hash = spec.model_hash
         self.spec = spec.model_copy(update={"plan_hash": self.plan.fingerprint})
         self._flat = self._gather()
@@ -139,12 +138,14 @@ class TrainableModel:
         return (*self.plan.blocks, *([] if self.adapters is None else [self.adapters]))
 
     def _adapt(self) -> None:
-        """Put the run's low-rank adapters beside the linear layers. A classifier's head gets none."""
+        """Put the run's low-rank adapters beside the linear layers; a classifier's head joins them."""
         block, parameters = put_adapters(self.module, self.spec, len(self.plan))
         memory = torch.empty(block.numel, device=self.device)
         for name, view in block.views(memory).items():
             parameters[name].data = view.copy_(parameters[name].data)
             parameters[name].requires_grad_(True)
+        if self.dtype != torch.float32:
+            take_fp32(self.module, parameters.keys() & self._parameters.keys())
         self.adapters = block
         self._parameters |= parameters
         self._flat.append(memory)

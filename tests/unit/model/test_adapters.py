@@ -12,7 +12,7 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.batch import Batch
 from decad.errors import ConfigError
-from decad.model.adapters import Adapting, add_adapters
+from decad.model.adapters import Adapting, add_adapters, head_names
 from decad.model.export import export_model
 from decad.model.trainable import TrainableModel
 
@@ -21,10 +21,16 @@ RANK = 2
 
 
 def loaded(
-    directory: Path, family: str = "", rank: int = 0, dtype: torch.dtype = torch.float32
+    directory: Path,
+    family: str = "",
+    rank: int = 0,
+    dtype: torch.dtype = torch.float32,
+    freeze: tuple[str, ...] = (),
 ) -> TrainableModel:
     labels = ("bad", "good") if family in CLASSIFIERS else ()
-    return TrainableModel.load(directory, CPU, dtype, RunSpec(labels=labels, adapters=rank))
+    return TrainableModel.load(
+        directory, CPU, dtype, RunSpec(labels=labels, adapters=rank, freeze=freeze)
+    )
 
 
 def adapted(directory: Path, family: str = "", dtype: torch.dtype = torch.float32) -> TrainableModel:
@@ -51,7 +57,9 @@ def test_at_first_they_change_nothing_and_all_of_them_learn(family: str, tmp_pat
     plain, model = loaded(directory, family), adapted(directory, family)
     tokens = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
     batch = Batch.next_token(tokens) if family in CAUSAL else Batch(tokens, torch.tensor([0, 1]))
-    assert model.plan == plain.plan
+    head = set(head_names(plain.module)) if family in CLASSIFIERS else set()
+    names = [{slot.name for block in plan.blocks for slot in block.slots} for plan in (model.plan, plain.plan)]
+    assert names[0] == names[1] - head
     assert model.evaluate(batch) == plain.evaluate(batch)
     block = model.plan[0]
     plain.activate(block)
@@ -60,10 +68,11 @@ def test_at_first_they_change_nothing_and_all_of_them_learn(family: str, tmp_pat
     assert model.adapters is not None
     assert beside.shape == (block.numel + model.adapters.numel,)
     assert torch.equal(beside[: block.numel], alone)
-    # U is zero, so only its own gradient is not: of D there is none yet.
+    # U is zero, so only its own gradient is not: of D there is none yet. A head is trained as it is.
     views = model.adapters.views(beside[block.numel :])
     moved = {name for name, gradient in views.items() if gradient.any()}
-    assert moved <= {name for name in views if "lora_B" in name}
+    assert moved <= head | {name for name in views if "lora_B" in name}
+    assert head <= moved
     assert len(moved) > len(views) // 4  # not of experts that no token was sent to
     model.deactivate(seed=0, step=0)
     block = model.plan[len(model.plan) - 1]
@@ -97,11 +106,33 @@ def test_the_base_model_gives_the_same_values_everywhere(untied_dir: Path, tmp_p
     assert not torch.equal(another[0].adapter_values, another[1].adapter_values)
 
 
-def test_a_head_gets_none(tmp_path: Path) -> None:
-    model = adapted(save_tiny("bert", tmp_path / "base"), "bert")
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_a_head_is_trained_in_full_and_in_fp32(family: str, tmp_path: Path) -> None:
+    directory = save_tiny(family, tmp_path / "base")
+    model = adapted(directory, family, torch.bfloat16)
     assert model.adapters is not None
-    assert model.adapters.slots
-    assert not any("classifier" in slot.name for slot in model.adapters.slots)
+    head = head_names(loaded(directory, family).module)
+    assert head
+    assert [slot.name for slot in model.adapters.slots][-len(head) :] == head
+    batch = Batch(torch.arange(18).reshape(2, 9), torch.tensor([0, 1]))
+    model.activate(model.plan[0])
+    _, gradient = model.gradient(batch)
+    views = model.adapters.views(gradient[model.plan[0].numel :])
+    assert all(views[name].any() for name in head)
+    before = logits(model, batch)
+    model.adapters.views(model.adapter_values)[head[-1]].add_(1e-4)  # less than bf16 tells
+    assert before.dtype == torch.float32
+    assert not torch.equal(logits(model, batch), before)
+
+
+def test_a_head_that_is_frozen_stays_as_it_is(tmp_path: Path) -> None:
+    directory = save_tiny("bert", tmp_path / "base")
+    for freeze, beside in ((("classifier",), []), (("classifier.bias",), ["classifier.weight"])):
+        model = loaded(directory, "bert", RANK, torch.bfloat16, freeze)
+        assert model.adapters is not None
+        assert [s.name for s in model.adapters.slots if "classifier" in s.name] == beside
+        assert not any("classifier" in slot.name for block in model.plan.blocks for slot in block.slots)
+        logits(model, Batch(torch.arange(18).reshape(2, 9), torch.tensor([0, 1])))
 
 
 def test_they_are_the_block_after_the_last(untied_dir: Path) -> None:
@@ -138,4 +169,4 @@ def test_exported_they_are_part_of_the_weights(family: str, tmp_path: Path) -> N
     tokens = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
     batch = Batch(tokens, torch.tensor([0, 1]))
     assert torch.allclose(logits(tuned, batch), logits(model, batch), atol=1e-4, rtol=1e-3)
-    assert tuned.plan == model.plan
+    assert loaded(tmp_path / "tuned", family, RANK).plan == model.plan
