@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from decad.core.constants import AdamConstants
 from decad.core.overlay import parse_overlay
-from decad.core.schedule import learning_rate
+from decad.core.schedule import Schedule, learning_rate, training_end
 from decad.errors import ConfigError
 from decad.paths import user_path
 
@@ -77,6 +77,9 @@ class RunSpec(BaseModel):
     """constant | linear:HORIZON[:FLOOR] | cosine:HORIZON[:FLOOR]; HORIZON in steps, FLOOR a share of lr."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Share of each phase in which the learning rate rises to that of the schedule; 0: it is there at once."""
+    settle: Annotated[int, Field(ge=0, le=1000)] = 4
+    """Once a schedule that falls to zero is at its end: steps in which each block is mixed and not trained, so that all
+    end with one model. Then the run is over. 0: neither."""
     adapters: Annotated[int, Field(ge=0, le=1024)] = 0
     """Rank of low-rank adapters on every linear layer, trained and mixed in each step beside the block; 0: none."""
     adapter_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -123,6 +126,11 @@ class RunSpec(BaseModel):
     def canonical(self) -> str:
         """All fields as JSON with sorted keys: what travels in Hello and is hashed."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+
+    def calendar(self, blocks: int) -> Schedule:
+        """When which of so many blocks is trained or only mixed."""
+        end = training_end(self.schedule)
+        return Schedule(blocks, self.inner_steps, self.order, self.seed, end, self.settle)
 
     @property
     def fingerprint(self) -> str:

@@ -131,6 +131,11 @@ _SETTINGS = (
     ("--lr", "RATE", "Peak learning rate.  [default: 1e-4]"),
     ("--schedule", "KIND", "constant, linear:STEPS[:FLOOR] or cosine:STEPS[:FLOOR].  [default: constant]"),
     ("--warmup", "SHARE", "Part of each phase in which the learning rate rises.  [default: 0.25]"),
+    (
+        "--settle",
+        "STEPS",
+        "Mixing alone, when the schedule is at its end: steps of each block; 0: none.  [default: 4]",
+    ),
     ("--adapters", "RANK", "Low-rank adapters, trained and mixed beside each block; 0: none.  [default: 0]"),
     ("--adapter-lr", "RATE", "Peak learning rate of the adapters; 0: that of --lr.  [default: 0]"),
     ("--moments", "RULE", "rowwise, gossip, signal or none.  [default: rowwise]"),

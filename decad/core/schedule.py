@@ -30,40 +30,90 @@ class Position(NamedTuple):
     """Inner step r within the phase, 0 <= r < R."""
 
 
+class _Visit(NamedTuple):
+    round: int
+    phase: int
+    block: int
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """Step -> position, for ``blocks`` blocks visited for ``inner_steps`` (R) steps each."""
+    """Step -> position, for ``blocks`` blocks visited for ``inner_steps`` (R) steps each.
+
+    A run may have an end. From that step on blocks are mixed and no longer trained, ``settle`` steps each, and after
+    one round of it the run is over.
+    """
 
     blocks: int
     inner_steps: int
     order: Order = "descending"
     seed: int = 0
+    end: int = 0
+    """The first step in which nothing is trained; 0: there is none."""
+    settle: int = 0
+    """Steps of a phase from the end on; 0: whatever ``end`` is, blocks are trained for ever."""
 
     @property
     def steps_per_round(self) -> int:
         return self.blocks * self.inner_steps
 
+    @property
+    def over(self) -> int:
+        """The step before which everything is done; 0: there is none."""
+        return self.end + self.blocks * self.settle if self._ends else 0
+
+    def settles(self, step: int) -> bool:
+        """Whether blocks are mixed in ``step`` without being trained."""
+        return self._ends and step >= self.end
+
     def position(self, step: int) -> Position:
-        phase, inner = divmod(step, self.inner_steps)
-        round_, visit = divmod(phase, self.blocks)
-        return Position(step, round_, phase, self._visits(round_)[visit], inner)
+        if self.settles(step):
+            further, inner = divmod(step - self.end, self.settle)
+            phase = self._trained_phases + further
+        else:
+            phase, inner = divmod(step, self.inner_steps)
+        return Position(step, *self._visit(phase), inner)
+
+    def steps_of(self, phase: int) -> range:
+        """The steps of a phase. The last one before the end may be short."""
+        if self._ends and phase >= self._trained_phases:
+            first = self.end + (phase - self._trained_phases) * self.settle
+            return range(first, first + self.settle)
+        first = phase * self.inner_steps
+        stop = first + self.inner_steps
+        return range(first, min(stop, self.end) if self._ends else stop)
 
     def last_phase(self, block: int, step: int) -> int | None:
         """The latest phase of ``block`` that ended at or before ``step``; None if it had none."""
-        phases = step // self.inner_steps
-        for round_ in range((phases - 1) // self.blocks if phases else -1, -1, -1):
-            phase = round_ * self.blocks + self._visits(round_).index(block)
-            if phase < phases:
+        phases = self.position(step).phase
+        # The round before the end may lack some blocks, and each order is another: three rounds have all of them.
+        for phase in range(phases - 1, max(-1, phases - 1 - 3 * self.blocks), -1):
+            if self._visit(phase).block == block:
                 return phase
         return None
 
     def latest_phases(self, step: int) -> dict[int, int]:
         """Block -> the last phase that changed it before ``step``; blocks that none changed yet are absent."""
-        latest = {block: self.last_phase(block, step) for block in range(self.blocks)}
-        here = self.position(step)
-        if here.inner:
-            latest[here.block] = here.phase
-        return {block: phase for block, phase in latest.items() if phase is not None}
+        here, latest = self.position(step), dict[int, int]()
+        phase = here.phase if here.inner else here.phase - 1
+        while phase >= 0 and len(latest) < self.blocks:
+            latest.setdefault(self._visit(phase).block, phase)
+            phase -= 1
+        return latest
+
+    @property
+    def _ends(self) -> bool:
+        return self.end > 0 and self.settle > 0
+
+    @property
+    def _trained_phases(self) -> int:
+        return -(-self.end // self.inner_steps)
+
+    def _visit(self, phase: int) -> _Visit:
+        begun = self._trained_phases if self._ends and phase >= self._trained_phases else 0
+        before = -(-begun // self.blocks)  # settling begins a round of its own
+        round_, visit = divmod(phase - begun, self.blocks)
+        return _Visit(before + round_, phase, self._visits(before + round_)[visit])
 
     def _visits(self, round_: int) -> tuple[int, ...]:
         if self.order == "ascending":
@@ -113,6 +163,22 @@ def warmed(inner: int, inner_steps: int, warmup: float) -> float:
 def horizon(schedule: str) -> int:
     """Steps until a decaying schedule ends; 0 for one that does not. Raises ConfigError."""
     return _parse(schedule)[1]
+
+
+def last_step(wanted: int, schedule: Schedule) -> int:
+    """Before which step a peer is done that was to take ``wanted`` steps, 0 for no end of its own; 0: never.
+
+    Who stays until the end of the training settles too.
+    """
+    if wanted and (not schedule.over or wanted < schedule.end):
+        return wanted
+    return schedule.over
+
+
+def training_end(schedule: str) -> int:
+    """The step from which a schedule trains nothing any more; 0 for one that goes on. Raises ConfigError."""
+    _, end, floor = _parse(schedule)
+    return end if floor == 0 else 0
 
 
 def _parse(schedule: str) -> tuple[str, int, float]:

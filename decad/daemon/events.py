@@ -33,7 +33,7 @@ class StepTaken:
     step: int
     """Its number, from 0."""
     loss: float
-    """Mean training loss of this peer's batch, before the step."""
+    """Mean training loss of this peer's batch, before the step; NaN where nothing was trained."""
     mixed_with: tuple[str, ...]
     """Neighbours, by name, whose block was mixed."""
     missing: tuple[str, ...]

@@ -55,7 +55,7 @@ class Exchange:
         self._coding: Coding | None = None
         self._pieces: tuple[Piece, ...] = ()
         self._block = -1
-        self._phase = -1
+        self._phase, self._steps = -1, range(0)
         self._opened = -1
         """The last step that was opened."""
         self._opening = asyncio.Event()
@@ -67,15 +67,14 @@ class Exchange:
     def adopt(self, spec: RunSpec) -> None:
         """Take the run's terms; before the first step only."""
         self._run = int(spec.fingerprint[:16], 16)
-        self._inner_steps = spec.inner_steps
         self._met = Acquaintance(spec.inner_steps)
         self._weight = partial(edge_weight, spec.overlay)
 
     # -- the trainer's side ---------------------------------------------------------------------------------
 
-    def begin_phase(self, phase: int, block: int, coding: Coding) -> None:
-        """A block became active: new codings at both ends."""
-        self._phase, self._block, self._coding = phase, block, coding
+    def begin_phase(self, phase: int, steps: range, block: int, coding: Coding) -> None:
+        """A block became active, for ``steps``: new codings at both ends."""
+        self._phase, self._steps, self._block, self._coding = phase, steps, block, coding
         self._pieces = cut(coding.sizes, coding.encoder.chunk_elements)
         self._half_steps.clear()
         for peer in self._neighbours.values():
@@ -237,12 +236,12 @@ class Exchange:
             await self._opening.wait()
         compute_s = header.compute_us / 1e6
         message = peer.message = IncomingMessage(compute_s, header.step, header.updates, header.chunks)
-        if self._coding is None or header.step // self._inner_steps != self._phase:
+        if self._coding is None or header.step not in self._steps:
             return
-        if header.updates > self._inner_steps:
+        if header.updates > len(self._steps):
             raise ProtocolError(
                 f"peer {short_id(peer.name)} tells {header.updates} updates of a block in a phase of "
-                f"{self._inner_steps} steps; the link is closed."
+                f"{len(self._steps)} steps; the link is closed."
             )
         sizes = tuple(sorted(self._coding.sizes.items()))
         if (header.block, header.chunks, header.extents) != (self._block, len(self._pieces), sizes):

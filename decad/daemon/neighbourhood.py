@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
+from decad.core.chebyshev import contraction
 from decad.core.overlay import neighbours
 from decad.daemon.context import PeerContext
 from decad.membership.credible import (
@@ -29,6 +30,8 @@ class Neighbourhood:
         self._me, self._name, self._run = context.peer_id, context.config.name, context.run
         self._table = table
         self._lone = LoneLeaders()
+        self._contraction: tuple[frozenset[str], float] | None = None
+        """For whom it was computed, and it."""
         self.bound: StepBound | None = None
         """What this peer's own pace makes of others' steps; None until it trains."""
         self.changed = asyncio.Event()
@@ -44,6 +47,13 @@ class Neighbourhood:
         views = {p.id: p.view for p in self._table.peers if p.state is State.ALIVE}
         overlay = self._run.spec.overlay
         return mixing_edges(self._me, overlay, self._names(), self._table.mixing, views)
+
+    def contraction(self) -> float:
+        """How much of what keeps all that train apart is left by mixing once (`chebyshev.contraction`)."""
+        members = frozenset({*self._table.mixing, self._me})
+        if self._contraction is None or self._contraction[0] != members:
+            self._contraction = members, contraction(self._run.spec.overlay, members, self._names())
+        return self._contraction[1]
 
     def highest_step(self) -> int | None:
         """The furthest step that is to be believed of all peers that train or are ready to; None without any."""

@@ -27,9 +27,9 @@ from decad.daemon.loading import Loaded, load
 from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Progress
 from decad.daemon.service import ServiceManager
-from decad.daemon.settling import linger, settle
 from decad.daemon.status import StatusBoard, loading_reply
 from decad.daemon.trainer import Trainer
+from decad.daemon.waiting import linger, wait_for_neighbours
 from decad.daemon.watchdog import Watchdog
 from decad.data.local import data_seed
 from decad.errors import DecadError, PeerError
@@ -159,7 +159,7 @@ class Peer:
                 try:
                     # A peer that has taken no step yet may still learn that it cannot reach anybody.
                     began = loaded.resumed is not None and loaded.resumed.step > 0
-                    await settle(network, config, self._progress, self._stop, began)
+                    await wait_for_neighbours(network, config, self._progress, self._stop, began)
                     if self._stop.is_set():
                         log.info("stopped before it took a step: there is nothing to save")
                     else:

@@ -14,6 +14,7 @@ from torch import Tensor
 from decad.config import RunSpec
 from decad.core.adam import AdamState, local_step
 from decad.core.blocks import Block
+from decad.core.chebyshev import accelerate, relaxation
 from decad.core.clipping import Clipping, StepClipping, absurd_beyond
 from decad.core.coding import decoder, encoder
 from decad.core.constants import AdamConstants
@@ -36,6 +37,7 @@ class TrainingRule:
     """What the run spec says about a step, made ready once."""
 
     def __init__(self, spec: RunSpec) -> None:
+        self.peak = spec.lr
         self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
         self.adapter_rate = learning_rate(spec.schedule, spec.adapter_lr or spec.lr)
@@ -67,7 +69,7 @@ def _largest(values: Mapping[Section, Tensor]) -> dict[Section, float]:
 
 class ActiveBlock:
     """One phase's block on ``model``; ``resumed`` restores what `saved` gave; ``clipping`` and
-    ``adapters``: the peer's."""
+    ``adapters``: the peer's. In a phase that ``settles`` it is mixed alone, and m is where it was a step ago."""
 
     def __init__(
         self,
@@ -77,8 +79,10 @@ class ActiveBlock:
         resumed: ActiveState | None = None,
         clipping: Clipping | None = None,
         adapters: Adapters | None = None,
+        settles: bool = False,
     ) -> None:
         self._adapters = adapters
+        self._settles = settles
         self.block = block
         self._model = model
         self._rule = rule
@@ -90,7 +94,7 @@ class ActiveBlock:
             self.state.m.copy_(resumed.tensors["m"])
             self.state.v.copy_(resumed.tensors["v"])
             model.sync()
-        sizes = {Section.BLOCK: block.numel, **rule.moments.sections(block)}
+        sizes = {Section.BLOCK: block.numel, **({} if settles else rule.moments.sections(block))}
         largest = _largest({Section.BLOCK: self.theta})
         if adapters is not None:
             sizes[Section.ADAPTERS] = adapters.theta.numel()
@@ -120,7 +124,8 @@ class ActiveBlock:
     def _robust(self, clipping: Clipping, step: int, neighbours: int) -> StepClipping | Collected | None:
         match self._rule.robust:
             case "clip":
-                return clipping.step(self.block.index, self._rule.rate(step), neighbours)
+                rate = self._rule.peak if self._settles else self._rule.rate(step)
+                return clipping.step(self.block.index, rate, neighbours)
             case "none":
                 return None
             case rule:
@@ -150,6 +155,27 @@ class ActiveBlock:
             outgoing[Section.ADAPTERS] = self._adapters.theta
         self.coding.encoder.encode(self._staging.to_host(outgoing))
         return self._staging.accumulators(gradient[: self.block.numel])
+
+    def still_step(self) -> dict[Section, Tensor]:
+        """In the place of `half_step` where nothing is trained."""
+        if self.state.updates == 0:
+            self.state.m.copy_(self.theta)
+        self.state.updates += 1
+        outgoing = {Section.BLOCK: self.theta}
+        if self._adapters is not None:
+            outgoing[Section.ADAPTERS] = self._adapters.theta
+        self.coding.encoder.encode(self._staging.to_host(outgoing))
+        return self._staging.accumulators(self.state.v)
+
+    def finish_still(self, mixer: Mixer, inner: int, rho: float) -> None:
+        """In the place of `finish_step`. ``inner``: the step's place in its phase; ``rho``: see `chebyshev`."""
+        d = self._staging.to_device(mixer.finish())
+        # Who came in the middle has no step before this one, and a rule that bounds or chooses is not linear.
+        linear = self._rule.robust == "none" and self.state.updates > 1
+        accelerate(self.theta, d[Section.BLOCK], self.state.m, relaxation(inner, rho) if linear else 1.0)
+        if self._adapters is not None:
+            self._adapters.theta.add_(d[Section.ADAPTERS])
+        self._model.sync()
 
     def finish_step(self, mixer: Mixer, step: int) -> None:
         """Add the discrepancies, apply the moment rule and let the model see the result."""

@@ -28,6 +28,7 @@ class Activity(StrEnum):
     WAITING = "waiting"
     JOINING = "joining"
     TRAINING = "training"
+    SETTLING = "settling"
     EVALUATING = "evaluating"
     SAVING = "saving"
     STOPPING = "stopping"
@@ -83,7 +84,7 @@ class Progress:
         """How long `pulse` may stay the same before something must be wrong; for ever while others are waited for."""
         if self.activity in (Activity.WAITING, Activity.FINISHED):
             return math.inf
-        if self.activity is Activity.TRAINING and self.step_s:
+        if self.activity in (Activity.TRAINING, Activity.SETTLING) and self.step_s:
             return max(STUCK_S, 10 * self.step_s)
         return SLOW_S
 
@@ -108,12 +109,15 @@ class Progress:
     def tokens_per_s(self) -> float:
         return fmean(self.step_tokens) / self.step_s if self.step_tokens and self.step_s else 0.0
 
-    def stepped(self, loss: float, tokens: int, compute_s: float, exchange_s: float, complete: bool) -> None:
+    def trained(self, loss: float, tokens: int) -> None:
+        """A batch was trained on."""
+        self.losses.append(loss)
+        self.step_tokens.append(tokens)
+
+    def stepped(self, compute_s: float, exchange_s: float, complete: bool) -> None:
         """A step is done."""
         self.steps_taken += 1
         self.steps_incomplete += not complete
-        self.losses.append(loss)
-        self.step_tokens.append(tokens)
         self.compute_times.append(compute_s)
         self.exchange_times.append(exchange_s)
 

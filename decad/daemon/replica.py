@@ -89,7 +89,14 @@ class Replica:
         block = self._model.plan[position.block]
         async with self._still:
             self.active = await self._compute.run(
-                ActiveBlock, self._model, block, self._rule, continued, self._clipping, self._beside
+                ActiveBlock,
+                self._model,
+                block,
+                self._rule,
+                continued,
+                self._clipping,
+                self._beside,
+                self._schedule.settles(position.step),
             )
             self._phase = position.phase
         return self.active
@@ -100,7 +107,7 @@ class Replica:
             return
         index = self.active.block.index
         # The phase's last step, wherever this peer left it: the noise of rounding is the same at all peers.
-        last = (self._phase + 1) * self._schedule.inner_steps - 1
+        last = self._schedule.steps_of(self._phase)[-1]
         async with self._still:
             self.active = None
             await self._compute.run(self._model.deactivate, seed=self._schedule.seed, step=last)

@@ -15,7 +15,7 @@ from decad._proto import control_pb2 as pb
 from decad.config import PeerConfig, loading
 from decad.core.absence import PROBE
 from decad.core.privacy import DELTA
-from decad.core.schedule import Schedule, horizon
+from decad.core.schedule import horizon, last_step
 from decad.daemon.context import PeerContext
 from decad.daemon.exchange import Exchange
 from decad.daemon.neighbour import Neighbour
@@ -71,16 +71,18 @@ class StatusBoard:
         """Why nothing goes on just now, in words; empty when it does."""
         if self.progress.waiting_for:
             return self.progress.waiting_for
-        if self.progress.activity is Activity.TRAINING and (missing := self.exchange.waiting_for()):
+        if self.progress.activity in (Activity.TRAINING, Activity.SETTLING) and (
+            missing := self.exchange.waiting_for()
+        ):
             who = self.network.neighbourhood.labels(missing)
             return f"the blocks of {who}, at most {self.exchange.last_deadline:.1f} s"
         return ""
 
     def _progress(self) -> pb.Progress:
         spec, progress = self.context.run.spec, self.progress
-        schedule = Schedule(len(self.plan), spec.inner_steps, spec.order, spec.seed)
+        schedule = spec.calendar(len(self.plan))
         position = schedule.position(progress.step)
-        total = self.config.steps or horizon(spec.schedule) or 0
+        total = last_step(self.config.steps, schedule) or horizon(spec.schedule)
         left = max(0, total - progress.step)
         return pb.Progress(
             step=as_uint64(progress.step),
@@ -91,7 +93,7 @@ class StatusBoard:
             block_name=self.plan[position.block].name,
             blocks_total=len(self.plan),
             inner_step=as_uint32(position.inner),
-            inner_steps=as_uint32(spec.inner_steps),
+            inner_steps=as_uint32(len(schedule.steps_of(position.phase))),
             eta_s=left * progress.step_s if total and progress.step_s else -1.0,
         )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
 from torch import Tensor
 
 from decad.core.privacy import epsilon
-from decad.core.schedule import Position, Schedule
+from decad.core.schedule import Position, last_step
 from decad.daemon.compute import ComputeThread
 from decad.daemon.context import PeerContext
 from decad.daemon.evaluation import Evaluation
@@ -39,6 +41,18 @@ KNOWN_S = 2.0
 each other, as in networks where not everybody reaches everybody, views go on differing."""
 
 
+class _Trained(NamedTuple):
+    """What one batch gave."""
+
+    loss: float
+    """Mean over the predictions."""
+    gradient: list[Tensor]
+    """One, fp32 [n], until it is used up."""
+    tokens: int
+    following: DataPosition
+    """Where the data goes on."""
+
+
 class Trainer:
     """Trains this peer's copy until ``config.steps`` or `stop`."""
 
@@ -52,7 +66,8 @@ class Trainer:
     ) -> None:
         self._context, self._config, self.spec = context, context.config, context.run.spec
         self.progress = context.progress
-        self.schedule = Schedule(len(context.plan), self.spec.inner_steps, self.spec.order, self.spec.seed)
+        self.schedule = self.spec.calendar(len(context.plan))
+        self._last = last_step(self._config.steps, self.schedule)
         if self.spec.adapters and loaded.model.adapters is None:
             raise ConfigError(
                 "adapters are for models that decad loads itself, not a program's own. Leave them out."
@@ -103,9 +118,10 @@ class Trainer:
             while not self._stopping.is_set() and not self._finished():
                 await self._keep_up()
                 if (entered := await self._replica.enter(self.position)) is not None:
-                    self._exchange.begin_phase(self.position.phase, entered.block.index, entered.coding)
-                    self._transfer.phase_begins()
                     here, block = self.position, entered.block
+                    steps = self.schedule.steps_of(here.phase)
+                    self._exchange.begin_phase(here.phase, steps, block.index, entered.coding)
+                    self._transfer.phase_begins()
                     self.progress.tell(PhaseBegun(here.step, here.round, block.index, block.name))
                 if self._due_evaluation():
                     await self._evaluation.run()
@@ -145,7 +161,7 @@ class Trainer:
         return self.progress.step if step is None else step
 
     def _finished(self) -> bool:
-        return 0 < self._config.steps <= self.progress.step
+        return 0 < self._last <= self.progress.step
 
     # -- one step -------------------------------------------------------------------------------------------
 
@@ -155,19 +171,24 @@ class Trainer:
             return
         progress, loop = self.progress, asyncio.get_running_loop()
         step = progress.step
-        progress.activity, progress.learning_rate = Activity.TRAINING, self._rule.rate(step)
+        settles = self.schedule.settles(step)
+        progress.activity = Activity.SETTLING if settles else Activity.TRAINING
+        progress.learning_rate = self._rule.rate(step)
         self._network.announce(step, Stage.TRAINING)
         neighbours = self._exchange.open(step, self._neighbourhood.edges())
         begun = loop.time()
-        computed = await unless_set(self._stopping, self._compute.run(self._gradient))
-        if computed is None:
-            self._exchange.abandon()
-            return
-        loss, gradient, tokens, following = computed
-        del computed
+        trained: _Trained | None = None
+        if not settles:
+            trained = await unless_set(self._stopping, self._compute.run(self._gradient))
+            if trained is None:
+                self._exchange.abandon()
+                return
         async with self._replica.whole_steps:
-            accumulators = await self._compute.run(active.half_step, gradient, step)
-            del gradient
+            if trained is None:
+                accumulators = await self._compute.run(active.still_step)
+            else:
+                accumulators = await self._compute.run(active.half_step, trained.gradient.pop(), step)
+                self._position = trained.following
             half = loop.time()
             mixing = asyncio.ensure_future(
                 self._exchange.mix(active.state.updates, accumulators, half - begun)
@@ -176,19 +197,25 @@ class Trainer:
                 await asyncio.sleep(0)
                 self._exchange.hurry()
             proceed, mixer = await mixing
-            await self._compute.run(active.finish_step, mixer, step)
+            if trained is None:
+                rho = self._neighbourhood.contraction()
+                await self._compute.run(active.finish_still, mixer, self.position.inner, rho)
+            else:
+                await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()
             self._bound.took(now - begun)
-            progress.stepped(loss, tokens, half - begun, now - half, not proceed.missing)
+            if trained is not None:
+                progress.trained(trained.loss, trained.tokens)
+            progress.stepped(half - begun, now - half, not proceed.missing)
             self._tell_missing(step, describe(proceed, self._neighbourhood.labels))
-            self._position = following
             self._account()
             progress.step = step + 1
             mixed, missing = self._names(neighbours.difference(proceed.missing)), self._names(proceed.missing)
-            progress.tell(StepTaken(step, loss, mixed, missing))
-            if progress.step % self.spec.inner_steps == 0:
+            progress.tell(StepTaken(step, trained.loss if trained else math.nan, mixed, missing))
+            phase_ends = self.position.inner == 0
+            if phase_ends:
                 await self._replica.leave()
-        if progress.step % self.spec.inner_steps == 0:
+        if phase_ends:
             self._saver.due()
         if self._saver.may_begin:
             await self._begin_save()
@@ -203,11 +230,11 @@ class Trainer:
             )
         self.progress.epsilon = epsilon(noise, -(-self._position.consumed // self._data.train_sequences))
 
-    def _gradient(self) -> tuple[float, Tensor, int, DataPosition]:
-        """Of the next batch, on the compute thread: mean loss, gradient, tokens, and where the data goes on."""
+    def _gradient(self) -> _Trained:
+        """Of the next batch, on the compute thread."""
         batch, following = self._data.batch(self._position, self._config.batch_size)
         loss, gradient = self._model.gradient(batch, self._stopping.is_set)
-        return loss, gradient, batch.tokens, following
+        return _Trained(loss, [gradient], batch.tokens, following)
 
     def _names(self, peers: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(map(self._neighbourhood.name_of, peers)))
@@ -237,7 +264,7 @@ class Trainer:
                 return
             await self._begin()
             highest = self.progress.step
-        self.progress.step = min(highest, self._config.steps or highest)
+        self.progress.step = min(highest, self._last or highest)
         if (skipped := self.progress.step - before) <= 0:  # whoever was ahead has left meanwhile
             return
         self.progress.steps_skipped += skipped

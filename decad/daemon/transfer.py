@@ -144,7 +144,7 @@ class StateTransfer:
     async def _take(self, block: int, donation: Donation) -> bool:
         """As `Replica.take`; what is of a step that nobody has come to is not taken."""
         highest = max(self._neighbourhood.highest_step() or 0, self._progress.step)
-        if donation.step > highest + self._schedule.inner_steps:
+        if donation.step > highest + len(self._schedule.steps_of(self._schedule.position(highest).phase)):
             return False
         return await self._replica.take(block, donation)
 
@@ -155,9 +155,11 @@ class StateTransfer:
 
     def _in_order_of_use(self) -> list[int]:
         """Blocks of which neighbours have a newer copy, but for the active one."""
-        step, length = self._progress.step, self._schedule.inner_steps
-        missed = set(self._replica.missed(step)) - {self._schedule.position(step).block}
-        coming = (self._schedule.position(step + n * length).block for n in range(1, 2 * len(self._plan)))
+        step, schedule = self._progress.step, self._schedule
+        here = schedule.position(step)
+        missed = set(self._replica.missed(step)) - {here.block}
+        phases = range(here.phase + 1, here.phase + 2 * len(self._plan))
+        coming = (schedule.position(schedule.steps_of(phase)[0]).block for phase in phases)
         return [block for block in dict.fromkeys(coming) if block in missed]
 
 

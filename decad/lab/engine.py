@@ -16,8 +16,9 @@ from torch import Tensor
 
 from decad.config import RunSpec
 from decad.core.batch import Batch, Score
+from decad.core.chebyshev import contraction
 from decad.core.privacy import LocalPrivacy
-from decad.core.schedule import Schedule
+from decad.core.schedule import last_step
 from decad.core.section import Section
 from decad.data.local import data_seed
 from decad.lab.attacks import Attack
@@ -50,7 +51,7 @@ class Laboratory:
         """Load data and models; ``tell`` hears what is being done. Raises OperatorError."""
         self.experiment = experiment
         self.method = method(experiment.method, experiment.options)
-        spec = self.method.settle(experiment.spec, experiment.steps)
+        spec = self.method.terms(experiment.spec, experiment.steps)
         tell("loading the model")
         averaged = self._load(spec)
         tell("reading the data")
@@ -67,7 +68,10 @@ class Laboratory:
         self.averaged = self.method.prepare(averaged)
         """Mean of the honest peers' models, as of the last evaluation."""
         rule = self.method.rule(spec)
-        self.schedule = Schedule(len(self.averaged.plan), spec.inner_steps, spec.order, spec.seed)
+        self.schedule = spec.calendar(len(self.averaged.plan))
+        self.steps = last_step(experiment.steps, self.schedule)
+        """Those of the experiment, and what settling after them takes."""
+        self._rho = lru_cache(maxsize=8)(self._rho_of)
         self.peers: list[LabPeer] = []
         for learner in learners:
             tell(f"making peer {len(self.peers) + 1} of {len(learners)}")
@@ -95,14 +99,17 @@ class Laboratory:
                 self._catch_up(peer, [p for p in here if p.name not in self._were_away], number)
         self._were_away = away
         position = self.schedule.position(number)
-        mixes = self.method.mixes(number)
+        mixes = self.schedule.settles(number) or self.method.mixes(number)
         edges = self._edges(tuple(peer.id for peer in here)) if mixes else {}
         for peer in here:
             peer.enter(position)
-            peer.train(number, mixes, len(edges.get(peer.id, ())))
+            if self.schedule.settles(number):
+                peer.keep_still(number, len(edges.get(peer.id, ())))
+            else:
+                peer.train(number, mixes, len(edges.get(peer.id, ())))
         if mixes:
             self._exchange(here, number)
-        if (number + 1) % self.schedule.inner_steps == 0:
+        if self.schedule.position(number + 1).inner == 0:
             for peer in here:
                 peer.leave()
 
@@ -120,14 +127,18 @@ class Laboratory:
                 peer.sent += peer.message_bytes() * self.method.copies(len(weights))
             for other, weight in heard.items():
                 peer.hear(by_id[other], weight, self._told(by_id[other], peer, [by_id[o] for o in heard]))
+        rho = self._rho(tuple(by_id)) if self.schedule.settles(number) else 0.0
         for peer in here:
-            peer.mix(number)
+            peer.mix(number, rho)
 
     def _told(self, peer: LabPeer, victim: LabPeer, others: Sequence[LabPeer]) -> Tensor | None:
         if peer.attack is None:
             return None
         honest = [other.tell(Section.BLOCK) for other in others if other.attack is None]
         return peer.attack.told(peer.tell(Section.BLOCK), peer.began, victim.tell(Section.BLOCK), honest)
+
+    def _rho_of(self, ids: tuple[str, ...]) -> float:
+        return contraction(self.experiment.spec.overlay, ids, self._names)
 
     def _edges_of(self, ids: tuple[str, ...]) -> Edges:
         return self.method.edges(self.experiment.spec.overlay, ids, self._names)

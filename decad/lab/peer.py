@@ -80,6 +80,7 @@ class LabPeer:
                 self._rule,
                 clipping=self._clipping,
                 adapters=self._adapters,
+                settles=self._schedule.settles(here.step),
             )
         self._phase = here.phase
         self._began = self.active.theta.clone() if self.attack is not None else None
@@ -88,7 +89,7 @@ class LabPeer:
         """End the phase, wherever it is."""
         if self.active is None:
             return
-        last = (self._phase + 1) * self._schedule.inner_steps - 1
+        last = self._schedule.steps_of(self._phase)[-1]
         with self._timed():
             self.model.deactivate(seed=self._schedule.seed, step=last)
         self.phases[self.active.block.index] = self._phase
@@ -108,6 +109,12 @@ class LabPeer:
             else:
                 block.local_step(gradient, step)
                 self.model.sync()
+
+    def keep_still(self, step: int, neighbours: int) -> None:
+        """In the place of `train` where blocks are mixed alone."""
+        with self._timed():
+            block = self._block()
+            self._mixer = block.coding.mixer(block.still_step(), step, neighbours)
 
     def tell(self, section: Section) -> Tensor:
         """What others decode of one section: fp32 [n]."""
@@ -132,8 +139,8 @@ class LabPeer:
                     self._distances.add(other.id, start, values, self.tell(section))
                 self._mixer.add(other.id, section, chunk, weight, values, scale)
 
-    def mix(self, step: int) -> None:
-        """Finish the step."""
+    def mix(self, step: int, rho: float) -> None:
+        """Finish the step; ``rho``: of the overlay, where blocks are mixed alone."""
         with self._timed():
             assert self._mixer is not None
             block, coding = self._block().block.index, self._block().coding
@@ -142,7 +149,10 @@ class LabPeer:
                 self._mixer.take_back()
                 self._shut_out.update(spoilers)
             self._distances = Distances()
-            self._block().finish_step(self._mixer, step)
+            if self._schedule.settles(step):
+                self._block().finish_still(self._mixer, self._schedule.position(step).inner, rho)
+            else:
+                self._block().finish_step(self._mixer, step)
             self._mixer = None
 
     def message_bytes(self) -> int:

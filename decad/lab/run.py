@@ -57,11 +57,12 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG).write_text(experiment.model_dump_json(indent=1) + "\n")
     diverged: int | None = None
+    ends = (experiment.steps, laboratory.steps)
     with (directory / METRICS).open("w", encoding="utf-8") as metrics:
         started = time.monotonic()
         last = _note(laboratory, 0, begun, metrics)
         training, evaluating = 0.0, time.monotonic() - started
-        for step in range(experiment.steps):
+        for step in range(laboratory.steps):
             started = time.monotonic()
             try:
                 laboratory.step(step)
@@ -69,14 +70,15 @@ def run(
                 diverged = step
                 break
             training += time.monotonic() - started
-            if (step + 1) % experiment.eval_every == 0 or step + 1 == experiment.steps:
+            trained = step < experiment.steps
+            if ((step + 1) % experiment.eval_every == 0 and trained) or step + 1 in ends:
                 started = time.monotonic()
                 last = _note(laboratory, step + 1, begun, metrics)
                 evaluating = time.monotonic() - started
-            ahead = experiment.steps - step - 1
+            ahead = laboratory.steps - step - 1
             left = ahead * training / (step + 1) + math.ceil(ahead / experiment.eval_every) * evaluating
             losses = [peer.loss for peer in laboratory.peers]
-            stepped(Moment(step + 1, experiment.steps, sum(losses) / len(losses), last, left))
+            stepped(Moment(step + 1, laboratory.steps, sum(losses) / len(losses), last, left))
     result = {
         "finished": True,
         "diverged": diverged,

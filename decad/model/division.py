@@ -74,8 +74,8 @@ def _chosen(pattern: str, names: Iterable[str], setting: str) -> list[str]:
         return found
     some = ", ".join(list(names)[:3])
     raise ConfigError(
-        f"{setting}: {pattern!r} matches no parameter that is to be divided into blocks. Patterns match whole components of a "
-        f"parameter's path, from the first: the model has {some}, ..."
+        f"{setting}: {pattern!r} matches no parameter that is to be divided into blocks. Patterns match whole "
+        f"components of a parameter's path, from the first: the model has {some}, ..."
     )
 
 

@@ -259,7 +259,7 @@ def test_peers_that_cannot_be_reached(peers: Fleet) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        quick = "import decad.daemon.settling as s\ns.REACH_S = 1.0"
+        quick = "import decad.daemon.waiting as s\ns.REACH_S = 1.0"
         ended = peers.start("x", "--peers", address, before=quick).result()
     refused = f"{address} \\(connection refused: nobody listens there\\)"
     _complains(ended, NETWORK, f"None of --peers could be reached within 1 s: {refused}\\. Check .*")

@@ -25,6 +25,8 @@ from decad.state.checkpoint import open_checkpoint
 KILLS = int(os.environ.get("DECAD_TEST_KILLS", "20"))
 STEPS = 62
 """Fifteen phases of four steps, a checkpoint after each, and half a phase more."""
+END = 50
+"""Twelve phases and a half; then three blocks are mixed alone, in phases of four steps. Ends at step 62."""
 INNER_STEPS = 4
 PHASES_OF_OPERATIONS = 4
 """A kill in a file operation comes within so many checkpoints of the start."""
@@ -109,12 +111,15 @@ def start(peers: Fleet, name: str, options: tuple[str, ...], at: int = -1) -> Da
 
 @pytest.fixture(
     scope="module",
-    params=[("float32", "fp32", "0"), ("bfloat16", "bf16-delta", "2")],
-    ids=["fp32", "bf16 weights, changes and adapters"],
+    params=[("float32", "fp32", "0", "constant"), ("bfloat16", "bf16-delta", "2", f"linear:{END}")],
+    ids=["fp32", "bf16 weights, changes, adapters and settling"],
 )
 def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    dtype, encoding, adapters = request.param
-    return "--dtype", dtype, "--encoding", encoding, "--adapters", adapters
+    dtype, encoding, adapters, schedule = request.param
+    return (
+        *("--dtype", dtype, "--encoding", encoding, "--adapters", adapters),
+        *("--schedule", schedule, "--settle", "4"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +171,7 @@ def test_among_living_neighbours_the_state_on_disk_is_that_of_a_completed_step(
     peers: Fleet, options: tuple[str, ...]
 ) -> None:
     record = peers.folder / "record"
-    waiting = (*options, "--min-peers", "1", "--lr", "1e-3")
+    waiting = (*options, "--schedule", "constant", "--min-peers", "1", "--lr", "1e-3")
     a = peers.start("a", *waiting)
     b = peers.start("b", *waiting, "--peers", a.address, before=RECORD.format(record=str(record)))
     chance = random.Random(f"neighbours {options}")

@@ -1,4 +1,4 @@
-"""docs/theory.md, "How fast the peers agree": T3 and T5."""
+"""docs/theory.md, "How fast the peers agree": T3, T5 and T15."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.exact import SGD, ExactPeers, weights
+from support.exact import SGD, ExactPeers, peer_ids, weights
+from support.exact import overlay as overlay_text
 from torch import Tensor
+
+from decad.core.chebyshev import accelerate, contraction, relaxation
 
 OVERLAYS = ["full", "exponential", "ring", "line"]
 THEORY = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
@@ -44,6 +47,47 @@ def test_the_slowest_disagreement_shrinks_by_rho_and_no_faster(overlay: str, pee
     for _ in range(20):
         network.mix()
     assert network.distance == pytest.approx(rho**20, rel=1e-9)
+
+
+def settled(network: ExactPeers, rho: float, passes: int) -> list[float]:
+    """The distances after each of so many accelerated passes, from the one before the first."""
+    distances, before = [network.distance], network.thetas.clone()
+    for k in range(passes):
+        theta = network.thetas.clone()
+        network.mix()
+        d = network.thetas - theta
+        for i in range(network.peers):
+            accelerate(theta[i], d[i], before[i], relaxation(k, rho) if k else 1.0)
+        network.thetas = theta
+        distances.append(network.distance)
+    return distances
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("peers", [2, 5, 8, 16])
+def test_accelerated_the_distance_shrinks_by_chebyshevs_bound(overlay: str, peers: int) -> None:
+    """T15: distance_k <= 2 c^k / (1 + c^2k) distance_0, c = (1 - sqrt(1 - rho^2)) / rho, and the average stays."""
+    network = ExactPeers(
+        torch.randn(peers, 40, generator=torch.Generator().manual_seed(peers), dtype=torch.float64), overlay
+    )
+    average = network.average
+    rho = contraction(overlay_text(overlay, peers), peer_ids(peers), {})
+    assert rho == pytest.approx(spectrum(overlay, peers)[0], abs=1e-6)
+    c = (1 - math.sqrt(1 - rho**2)) / rho if rho else 0.0
+    distances = settled(network, rho, 24)
+    for k, distance in enumerate(distances):
+        assert distance <= 2 * c**k / (1 + c ** (2 * k)) * distances[0] * (1 + 1e-6) + 1e-9
+    assert torch.allclose(network.average, average, atol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.3, 0.999])
+def test_with_a_wrong_rho_nobody_is_driven_apart(wrong: float) -> None:
+    """T15: |T_k(lambda / rho) / T_k(1 / rho)| <= 1 for every eigenvalue of W, whatever rho."""
+    network = ExactPeers(
+        torch.randn(16, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64), "ring"
+    )
+    distances = settled(network, wrong, 60)
+    assert max(distances) <= distances[0] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -6,13 +6,38 @@ from hypothesis import strategies as st
 from decad.core.schedule import Order, Schedule, learning_rate
 
 ORDERS: list[Order] = ["descending", "ascending", "shuffled"]
-schedules = st.builds(
-    Schedule,
-    blocks=st.integers(1, 12),
-    inner_steps=st.integers(1, 7),
-    order=st.sampled_from(ORDERS),
-    seed=st.integers(0, 2**63 - 1),
-)
+shapes = {
+    "blocks": st.integers(1, 12),
+    "inner_steps": st.integers(1, 7),
+    "order": st.sampled_from(ORDERS),
+    "seed": st.integers(0, 2**63 - 1),
+}
+schedules = st.builds(Schedule, **shapes)
+"""Without an end."""
+ending = st.builds(Schedule, **shapes, end=st.integers(0, 200), settle=st.integers(0, 5))
+
+
+@settings(deadline=None)
+@given(ending, st.integers(0, 400))
+def test_phases_are_runs_of_steps_of_one_block(schedule: Schedule, step: int) -> None:
+    here = schedule.position(step)
+    steps = schedule.steps_of(here.phase)
+    assert steps[here.inner] == step
+    places = [schedule.position(s) for s in steps]
+    assert {(p.round, p.phase, p.block) for p in places} == {(here.round, here.phase, here.block)}
+    assert {schedule.settles(s) for s in steps} == {schedule.settles(step)}
+    assert schedule.position(steps[-1] + 1)[2] == here.phase + 1
+    assert schedule.position(steps[-1] + 1).inner == 0
+
+
+@settings(deadline=None)
+@given(ending)
+def test_settling_visits_every_block_once(schedule: Schedule) -> None:
+    settling = [schedule.position(step) for step in range(schedule.end, schedule.over)]
+    each = [schedule.settle] * schedule.blocks if schedule.over else []
+    assert [sum(p.block == block for p in settling) for block in range(schedule.blocks)][: len(each)] == each
+    assert len({p.round for p in settling}) <= 1
+    assert not any(schedule.settles(step) for step in range(schedule.end))
 
 
 @settings(deadline=None)
@@ -36,19 +61,19 @@ def test_a_phase_is_r_steps_of_one_block(schedule: Schedule, step: int) -> None:
 
 
 @settings(deadline=None)
-@given(schedules, st.integers(0, 300), st.data())
+@given(ending, st.integers(0, 300), st.data())
 def test_last_phase_agrees_with_brute_force(schedule: Schedule, step: int, data: st.DataObject) -> None:
     block = data.draw(st.integers(0, schedule.blocks - 1))
     ended = [
         phase
-        for phase in range(step // schedule.inner_steps)
-        if schedule.position(phase * schedule.inner_steps).block == block
+        for phase in range(schedule.position(step).phase)
+        if schedule.position(schedule.steps_of(phase)[0]).block == block
     ]
     assert schedule.last_phase(block, step) == (ended[-1] if ended else None)
 
 
 @settings(deadline=None)
-@given(schedules, st.integers(0, 300))
+@given(ending, st.integers(0, 300))
 def test_the_latest_phases_are_those_of_the_steps_taken(schedule: Schedule, step: int) -> None:
     taken = map(schedule.position, range(step))
     assert schedule.latest_phases(step) == {position.block: position.phase for position in taken}

@@ -72,8 +72,8 @@ class WatchedProgress(Progress):
 
     on_step: Callable[[bool], None] = field(default=lambda complete: None)
 
-    def stepped(self, loss: float, tokens: int, compute_s: float, exchange_s: float, complete: bool) -> None:
-        super().stepped(loss, tokens, compute_s, exchange_s, complete)
+    def stepped(self, compute_s: float, exchange_s: float, complete: bool) -> None:
+        super().stepped(compute_s, exchange_s, complete)
         self.on_step(complete)
 
 

@@ -68,7 +68,8 @@ class Node:
             lambda: decoder(self.spec.encoding, sizes),
             lambda section, mine, theirs: moment_scale(section, c.a1, c.a2, mine, theirs),
         )
-        self.exchange.begin_phase(phase, block, self.coding)
+        steps = range(phase * self.spec.inner_steps, (phase + 1) * self.spec.inner_steps)
+        self.exchange.begin_phase(phase, steps, block, self.coding)
 
     def open(self, step: int, neighbours: Collection[str] | None = None) -> None:
         self.exchange.open(step, self.links if neighbours is None else neighbours)

@@ -39,9 +39,9 @@ StatusBoard.reply = counted
 
 DROPS = """
 import os
-from decad.daemon import settling
+from decad.daemon import waiting
 from decad.daemon.session import Session
-settling.SETTLE_S = 0.1
+waiting.SETTLE_S = 0.1
 tell = Session.tell_beacon
 def drop(self, force=False):
     if os.path.exists({order!r}):

@@ -29,6 +29,7 @@ FORMS: dict[str, tuple[Any, list[str], list[str]]] = {
     "lr": (1e-4, ["1e-4", "0.0001"], ["1e-4", "0.0001", '"1e-4"']),
     "schedule": ("linear:100", ["linear:100"], ['"linear:100"']),
     "warmup": (1.0, ["1", "1.0"], ["1", "1.0", '"1"']),
+    "settle": (6, ["6"], ["6", '"6"']),
     "adapters": (8, ["8"], ["8", '"8"']),
     "adapter_lr": (2e-3, ["2e-3"], ["2e-3", '"0.002"']),
     "moments": ("none", ["none"], ['"none"']),

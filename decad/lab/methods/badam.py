@@ -18,8 +18,8 @@ class BAdam(Method):
     batch_size: int = 0
     """Of a step; 0: as many examples as all peers together take."""
 
-    def settle(self, spec: RunSpec, steps: int) -> RunSpec:
-        return spec.model_copy(update={"warmup": 0.0})
+    def terms(self, spec: RunSpec, steps: int) -> RunSpec:
+        return spec.model_copy(update={"warmup": 0.0, "settle": 0})
 
     def learners(self, peers: Sequence[Learner], pool: Pool, seed: int) -> list[Learner]:
         return together(peers, pool, seed, self.batch_size)

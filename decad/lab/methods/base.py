@@ -32,7 +32,7 @@ class Learner:
 class Method:
     """DECA's own choices, from which the others differ. The fields of a subclass are its options."""
 
-    def settle(self, spec: RunSpec, steps: int) -> RunSpec:
+    def terms(self, spec: RunSpec, steps: int) -> RunSpec:
         """The run spec to train ``steps`` steps by."""
         return spec
 
@@ -70,7 +70,7 @@ class Method:
 
 def everything(spec: RunSpec, inner_steps: int, warmup: float = 0.0) -> RunSpec:
     """All parameters at once, in phases of ``inner_steps``, at whose beginning moments are zero."""
-    settled = {"blocks": "1", "inner_steps": inner_steps, "warmup": warmup, "moments": "none"}
+    settled = {"blocks": "1", "inner_steps": inner_steps, "warmup": warmup, "moments": "none", "settle": 0}
     return spec.model_copy(update=settled)
 
 

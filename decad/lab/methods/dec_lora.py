@@ -23,7 +23,7 @@ class DecLora(Method):
     every: int = 1
     """Steps between exchanges."""
 
-    def settle(self, spec: RunSpec, steps: int) -> RunSpec:
+    def terms(self, spec: RunSpec, steps: int) -> RunSpec:
         if spec.adapters:
             raise ConfigError("method dec-lora has adapters of its own: leave adapters out, and set rank.")
         # What is trained is settled once the adapters are there: `prepare`.

@@ -16,7 +16,7 @@ class FedAvg(Method):
     local_steps: int = 20
     """Between two averages; moments begin anew after each."""
 
-    def settle(self, spec: RunSpec, steps: int) -> RunSpec:
+    def terms(self, spec: RunSpec, steps: int) -> RunSpec:
         return everything(spec, self.local_steps, spec.warmup)
 
     def mixes(self, step: int) -> bool:

@@ -15,7 +15,7 @@ class GossipAdam(Method):
     every: int = 1
     """tau: steps between exchanges."""
 
-    def settle(self, spec: RunSpec, steps: int) -> RunSpec:
+    def terms(self, spec: RunSpec, steps: int) -> RunSpec:
         return everything(spec, steps)
 
     def mixes(self, step: int) -> bool:

@@ -16,8 +16,8 @@ class Local(Method):
     whole: bool = False
     """Train all parameters at once rather than block by block."""
 
-    def settle(self, spec: RunSpec, steps: int) -> RunSpec:
-        return everything(spec, steps) if self.whole else spec
+    def terms(self, spec: RunSpec, steps: int) -> RunSpec:
+        return everything(spec, steps) if self.whole else spec.model_copy(update={"settle": 0})
 
     def edges(self, overlay: str, here: Sequence[str], names: Mapping[str, str]) -> Edges:
         return {i: {} for i in here}

@@ -17,7 +17,7 @@ class Pooled(Method):
     batch_size: int = 0
     """Of a step; 0: as many examples as all peers together take."""
 
-    def settle(self, spec: RunSpec, steps: int) -> RunSpec:
+    def terms(self, spec: RunSpec, steps: int) -> RunSpec:
         return everything(spec, steps)
 
     def learners(self, peers: Sequence[Learner], pool: Pool, seed: int) -> list[Learner]:

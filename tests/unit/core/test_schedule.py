@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from decad.core.schedule import Order, Position, Schedule, horizon, learning_rate
+from decad.core.schedule import (
+    Order,
+    Position,
+    Schedule,
+    horizon,
+    last_step,
+    learning_rate,
+    training_end,
+)
 from decad.errors import ConfigError
 
 
@@ -36,6 +44,29 @@ def test_another_seed_shuffles_otherwise() -> None:
 def test_last_phase_counts_a_phase_that_ends_with_the_step() -> None:
     schedule = Schedule(blocks=2, inner_steps=3)  # block 1 in steps 0-2, block 0 in 3-5
     assert [schedule.last_phase(1, step) for step in (0, 2, 3, 8, 9)] == [None, None, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "end", "settle", "last"),
+    [
+        (0, 0, 4, 0),
+        (7, 0, 4, 7),
+        (7, 10, 4, 7),
+        (10, 10, 4, 18),
+        (99, 10, 4, 18),
+        (0, 10, 4, 18),
+        (12, 10, 0, 12),
+    ],
+)
+def test_who_stays_to_the_end_settles_too(wanted: int, end: int, settle: int, last: int) -> None:
+    assert last_step(wanted, Schedule(blocks=2, inner_steps=3, end=end, settle=settle)) == last
+
+
+@pytest.mark.parametrize(
+    ("schedule", "end"), [("constant", 0), ("linear:10", 10), ("cosine:10:0.0", 10), ("linear:10:0.1", 0)]
+)
+def test_training_ends_where_the_rate_comes_to_zero(schedule: str, end: int) -> None:
+    assert training_end(schedule) == end
 
 
 def test_constant_rate() -> None:

@@ -46,6 +46,13 @@ def parameters(lab: Laboratory) -> list[Tensor]:
     return [torch.cat([peer.model.block(b.index) for b in peer.model.plan.blocks]) for peer in lab.peers]
 
 
+def whole(lab: Laboratory) -> Tensor:
+    """Of each peer a row: all that it trains, the adapters too."""
+    return torch.stack(
+        [torch.cat([peer.model.block(b.index) for b in peer.model.blocks]) for peer in lab.peers]
+    )
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns(name: str, folder: Path) -> None:
     lab = laboratory(folder, name, lr=2e-2 if name == "dec-lora" else 3e-3)
@@ -94,6 +101,41 @@ def test_a_peer_sends_its_block_once_to_each_neighbour(folder: Path) -> None:
     lab.step(0)
     block = lab.peers[0].model.plan[lab.schedule.position(0).block]
     assert lab.peers[0].sent == 2 * 4 * block.numel
+
+
+class TestSettling:
+    SETTINGS: ClassVar[dict[str, Any]] = {"schedule": "linear:12", "peers": 8, "partition": "iid"}
+
+    def test_all_end_with_the_average_of_all(self, folder: Path) -> None:
+        lab = laboratory(folder, settle=10, adapters=2, **self.SETTINGS)
+        assert lab.steps == 12 + 10 * len(lab.averaged.plan)
+        take(lab, 12)
+        before, averaged, positions = lab.evaluate(), whole(lab).mean(dim=0), [p._position for p in lab.peers]
+        take(lab, lab.steps - 12, start=12)
+        after = lab.evaluate()
+        assert after.consensus_distance < 5e-3 * before.consensus_distance
+        assert torch.allclose(whole(lab).mean(dim=0), averaged, atol=1e-6)
+        assert [p._position for p in lab.peers] == positions  # nothing was trained
+        assert max(score.mean for score in after.peers) == pytest.approx(before.averaged.mean, abs=1e-4)
+
+    def test_who_was_away_in_the_middle_of_it_comes_along(self, folder: Path) -> None:
+        lab = laboratory(folder, settle=10, faults=["away:p3:14:19"], **self.SETTINGS)
+        take(lab, 12)
+        before = lab.evaluate().consensus_distance
+        take(lab, lab.steps - 12, start=12)
+        assert lab.evaluate().consensus_distance < 0.05 * before
+
+    def test_moments_do_not_travel(self, folder: Path) -> None:
+        lab = laboratory(folder, settle=2, **self.SETTINGS)
+        take(lab, 12)
+        before = lab.peers[0].sent
+        lab.step(12)
+        block = lab.averaged.plan[lab.schedule.position(12).block]
+        assert lab.peers[0].sent - before == 2 * 4 * block.numel
+
+    @pytest.mark.parametrize("name", [name for name in METHODS if name != "deca"])
+    def test_other_methods_end_as_they_do(self, name: str, folder: Path) -> None:
+        assert laboratory(folder, name, schedule="linear:12").steps == 12
 
 
 class TestAdapters:

@@ -28,9 +28,7 @@ def loaded(
     freeze: tuple[str, ...] = (),
 ) -> TrainableModel:
     labels = ("bad", "good") if family in CLASSIFIERS else ()
-    return TrainableModel.load(
-        directory, CPU, dtype, RunSpec(labels=labels, adapters=rank, freeze=freeze)
-    )
+    return TrainableModel.load(directory, CPU, dtype, RunSpec(labels=labels, adapters=rank, freeze=freeze))
 
 
 def adapted(directory: Path, family: str = "", dtype: torch.dtype = torch.float32) -> TrainableModel:
@@ -58,7 +56,9 @@ def test_at_first_they_change_nothing_and_all_of_them_learn(family: str, tmp_pat
     tokens = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
     batch = Batch.next_token(tokens) if family in CAUSAL else Batch(tokens, torch.tensor([0, 1]))
     head = set(head_names(plain.module)) if family in CLASSIFIERS else set()
-    names = [{slot.name for block in plan.blocks for slot in block.slots} for plan in (model.plan, plain.plan)]
+    names = [
+        {slot.name for block in plan.blocks for slot in block.slots} for plan in (model.plan, plain.plan)
+    ]
     assert names[0] == names[1] - head
     assert model.evaluate(batch) == plain.evaluate(batch)
     block = model.plan[0]

@@ -19,7 +19,7 @@ LINGER_S = 5.0
 POLL_S = 0.2
 
 
-async def settle(
+async def wait_for_neighbours(
     network: Network, config: PeerConfig, progress: Progress, stop: asyncio.Event, resumed: bool
 ) -> None:
     """Wait for the neighbours that can be had before training begins, or until ``stop``.
