@@ -28,6 +28,9 @@ from decad.paths import user_path
 from decad.state.checkpoint import Checkpoint, open_checkpoint
 from decad.state.weights import TrainedBlocks
 
+ONE_MODEL = 1e-3
+"""Peers whose blocks are no further apart than this, relative to their length, have one model."""
+
 
 def export_to(directory: Path, state_dir: Path, base: Path, dtype: str) -> None:
     """Write a Hugging Face directory of the peer's model."""
@@ -37,8 +40,17 @@ def export_to(directory: Path, state_dir: Path, base: Path, dtype: str) -> None:
         export_model(
             base, directory, TrainedBlocks(found), RunSpec.from_saved(found.run.spec), DTYPES.get(dtype)
         )
-        step = found.run.step
+        step, apart = found.run.step, found.run.apart
     click.echo(f"Wrote {directory}: the model of step {step}. Load it with transformers' from_pretrained.")
+    if apart:
+        furthest = max(apart.values())
+        share = f"{max(furthest, 1e-4):.2%}"
+        click.echo(f"When each block was last mixed, the neighbours' were within {share} of this peer's.")
+        if furthest > ONE_MODEL:
+            click.echo(
+                "So each peer exports a model of its own, and the average of all is likely to be better. A run whose "
+                "schedule falls to zero (--schedule linear:STEPS) brings the peers to one model at its end (--settle)."
+            )
 
 
 def evaluate_on(

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from decad.core.constants import ADAM_STEP
+from decad.core.section import Section
 
 PARTS = 16
 """The distance is measured on one of so many parts of each chunk, which others had better not foresee. Together,
@@ -80,6 +82,41 @@ class Distances:
         )
 
 
+class Watched(NamedTuple):
+    """A section of a message whose distance from one's own is looked at."""
+
+    place: int
+    """Of its values among the blocks and what is trained beside them."""
+    trained: Callable[[int], int]
+    """Step -> how many steps of these values the run has had, with that one."""
+    reach: float
+    """See `reach`."""
+
+
+class StepDistances:
+    """`Distances` of one step's message, section by section."""
+
+    def __init__(self, watched: Mapping[Section, Watched], part: int = 0) -> None:
+        """``part``: see `Distances`."""
+        self.watched = watched
+        self.of = {section: Distances(part) for section in watched}
+
+    def add(self, section: Section, neighbour: str, start: int, values: Tensor, public: Tensor) -> None:
+        """As `Distances.add`; of a section that is not watched nothing is kept."""
+        if section in self.of:
+            self.of[section].add(neighbour, start, values, public)
+
+    def relative(self, neighbour: str) -> float:
+        """Of the block: see `Distances.relative`."""
+        return self.of[Section.BLOCK].relative(neighbour) if Section.BLOCK in self.of else -1.0
+
+    @property
+    def furthest(self) -> float:
+        """The largest `relative` of those heard; -1 if nobody was."""
+        heard = self.of[Section.BLOCK].heard if Section.BLOCK in self.of else ()
+        return max(map(self.relative, heard), default=-1.0)
+
+
 class Acquaintance:
     """Up to which step of each block each neighbour was in proportion, also of those that left."""
 
@@ -87,6 +124,13 @@ class Acquaintance:
         """``inner_steps``: of a phase."""
         self._inner_steps = inner_steps
         self._near: dict[tuple[str, int], int] = {}
+
+    def spoilers(self, step: int, distances: StepDistances) -> list[str]:
+        """Those of one step, in whichever section."""
+        found: set[str] = set()
+        for section, (place, trained, far) in distances.watched.items():
+            found.update(self.judge(distances.of[section], place, trained(step), far))
+        return sorted(found)
 
     def judge(self, distances: Distances, block: int, trained: int, reach: float) -> list[str]:
         """The spoilers of one step, after ``trained`` steps of ``block`` in this run; ``reach``: see `reach`."""

@@ -49,6 +49,8 @@ class Exchange:
         self.pace = Pace()
         self._absence = Absence()
         self.last_deadline = 0.0
+        self.furthest = -1.0
+        """How far from mine, relative to it, the furthest neighbour's block was in the last step; -1: nobody's came."""
         self.adopt(spec)
         self._sent, self._received = sent, received
         self._neighbours: dict[str, Neighbour] = {}
@@ -157,8 +159,8 @@ class Exchange:
             peer.clipped = step.clipped(name)
             if (distance := step.distance(name)) >= 0:
                 peer.distance = distance
-        trained = coding.trained(step.number)
-        if spoilers := self._met.judge(step.distances, self._block, trained, coding.reach):
+        self.furthest = step.distances.furthest
+        if spoilers := self._met.spoilers(step.number, step.distances):
             mixer.take_back()
             for name in spoilers:
                 self._spoilt(name, step.number)

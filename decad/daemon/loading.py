@@ -116,4 +116,4 @@ async def _restore(model: TrainableModel, checkpoint: Checkpoint, compute: Compu
     for index in blocks:
         await compute.run(restore, index)
     active, adapters = await compute.run(checkpoint.active), await compute.run(checkpoint.adapters)
-    return Resumed(checkpoint.phases, active, checkpoint.run.step, adapters)
+    return Resumed(checkpoint.phases, active, checkpoint.run.step, adapters, checkpoint.run.apart)

@@ -23,7 +23,7 @@ from decad.core.moments import MomentRule, default_b1, moment_rule
 from decad.core.robust import Collected
 from decad.core.schedule import learning_rate
 from decad.core.section import Section
-from decad.core.spoiling import reach
+from decad.core.spoiling import Watched, reach
 from decad.daemon.adapters import Adapters
 from decad.daemon.staging import Staging
 from decad.daemon.step import Coding
@@ -43,7 +43,7 @@ class TrainingRule:
         self.adapter_rate = learning_rate(spec.schedule, spec.adapter_lr or spec.lr)
         """Of adapters, in every step: they have no phases to warm up in."""
         self.robust, self.inner_steps = spec.robust, spec.inner_steps
-        self.reach = reach(spec.lr)
+        self.reach, self.adapter_reach = reach(spec.lr), reach(spec.adapter_lr or spec.lr)
         self.moments: MomentRule = moment_rule(spec.moments)
         self.constants = AdamConstants(
             a1=spec.beta1,
@@ -105,6 +105,9 @@ class ActiveBlock:
         if resumed is not None:
             sender.sequence = resumed.sequence
         beyond = absurd_beyond(largest)
+        watched = {Section.BLOCK: Watched(block.index, self._trained, rule.reach)}
+        if adapters is not None:
+            watched[Section.ADAPTERS] = Watched(len(model.plan), lambda step: step + 1, rule.adapter_reach)
         a1, a2 = rule.constants.a1, rule.constants.a2
         self.coding = Coding(
             sizes=sizes,
@@ -113,8 +116,7 @@ class ActiveBlock:
             beyond=beyond,
             scale=lambda section, mine, theirs: moment_scale(section, a1, a2, mine, theirs),
             robust=partial(self._robust, clipping or Clipping()),
-            trained=self._trained,
-            reach=rule.reach,
+            watched=watched,
         )
 
     def _trained(self, step: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -31,6 +32,8 @@ class Resumed(NamedTuple):
     step: int
     """The next one to take."""
     adapters: AdapterState | None = None
+    apart: Mapping[int, float] = MappingProxyType({})
+    """See `RunRecord.apart`."""
 
 
 class _Unfinished(NamedTuple):

@@ -171,9 +171,11 @@ class StatusBoard:
         if not p.steps_taken:
             return f"waiting for {waiting}" if waiting else p.activity.value
         total = f"/{reply.steps_total}" if reply.steps_total else ""
+        settles = p.activity is Activity.SETTLING
         parts = [
             f"step {p.step}{total}",
-            f"round {reply.round} {reply.block_name} {reply.inner_step}/{reply.inner_steps}",
+            f"{'settling' if settles else f'round {reply.round}'} {reply.block_name} "
+            f"{reply.inner_step}/{reply.inner_steps}",
             f"loss {p.loss:.4f}",
         ]
         if not math.isnan(p.held_out_loss):

@@ -6,6 +6,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from decad.core.mixing import Mixer
 from decad.core.robust import Collected
 from decad.core.round import Accumulate, Action, Proceed, Round
 from decad.core.section import Section
-from decad.core.spoiling import PARTS, Distances
+from decad.core.spoiling import PARTS, StepDistances, Watched
 from decad.errors import InternalError
 
 
@@ -34,10 +35,10 @@ class Coding(NamedTuple):
     """By section, the value that nobody's may exceed: what is larger is refused on arrival."""
     robust: Callable[[int, int], StepClipping | Collected | None] = lambda step, neighbours: None
     """Of a step that is mixed with so many neighbours."""
-    trained: Callable[[int], int] = lambda step: step + 1
-    """How many steps of this block the run has had, with the one of this number."""
-    reach: float = math.inf
-    """How far two peers can come apart in one value by one step of both."""
+    watched: Mapping[Section, Watched] = MappingProxyType(
+        {Section.BLOCK: Watched(0, lambda step: step + 1, math.inf)}
+    )
+    """Sections of which nobody's may be out of all proportion."""
 
     def mixer(self, accumulators: Mapping[Section, Tensor], step: int, neighbours: int) -> Mixer:
         """For one step; ``accumulators``: zeroed fp32 host tensors."""
@@ -83,7 +84,7 @@ class StepExchange:
         self._mixer: Mixer | None = None
         self._updates = 0
         self._held: dict[tuple[str, int], _Held] = {}
-        self.distances = Distances(secrets.randbelow(PARTS))
+        self.distances = StepDistances(coding.watched, secrets.randbelow(PARTS))
 
     def half_ready(self, mixer: Mixer, updates: int, deadline: float) -> None:
         """My half-step is done, the phase's ``updates``-th of mine; mix until ``deadline`` at most."""
@@ -160,5 +161,5 @@ class StepExchange:
         piece = self._pieces[action.chunk]
         scale = self._coding.scale(piece.section, self._updates, updates)
         self._mixer.add(name, piece.section, piece.chunk, action.weight, values, scale)
-        if piece.section is Section.BLOCK:
-            self.distances.add(name, piece.start, values, self._coding.encoder.public[Section.BLOCK])
+        public = self._coding.encoder.public[piece.section]
+        self.distances.add(piece.section, name, piece.start, values, public)

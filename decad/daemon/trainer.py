@@ -7,12 +7,9 @@ import logging
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
-from torch import Tensor
-
-from decad.core.privacy import epsilon
 from decad.core.schedule import Position, last_step
+from decad.daemon.batches import Batches, Trained
 from decad.daemon.compute import ComputeThread
 from decad.daemon.context import PeerContext
 from decad.daemon.evaluation import Evaluation
@@ -27,8 +24,6 @@ from decad.daemon.progress import Activity
 from decad.daemon.replica import Replica
 from decad.daemon.saver import Saver
 from decad.daemon.transfer import StateTransfer
-from decad.data.local import LocalData
-from decad.data.position import DataPosition
 from decad.errors import ConfigError, OperatorError, StateError
 from decad.membership.credible import StepBound
 from decad.membership.table import Stage
@@ -39,18 +34,6 @@ log = logging.getLogger("decad")
 KNOWN_S = 2.0
 """How long the first step waits for those who begin too, and for the neighbours' views. If two of them cannot reach
 each other, as in networks where not everybody reaches everybody, views go on differing."""
-
-
-class _Trained(NamedTuple):
-    """What one batch gave."""
-
-    loss: float
-    """Mean over the predictions."""
-    gradient: list[Tensor]
-    """One, fp32 [n], until it is used up."""
-    tokens: int
-    following: DataPosition
-    """Where the data goes on."""
 
 
 class Trainer:
@@ -73,9 +56,10 @@ class Trainer:
                 "adapters are for models that decad loads itself, not a program's own. Leave them out."
             )
         self._rule = TrainingRule(self.spec)
-        self._model, self._data, self._compute = loaded.model, loaded.data, compute
-        self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
+        self._compute = compute
         self._stopping = asyncio.Event()
+        self._batches = Batches(self._config, loaded, self._stopping.is_set)
+        self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
         self._saver = Saver(loaded.store, self.progress.notice)
         self._replica = Replica(self.schedule, self._rule, loaded.model, compute, self._saver, loaded.resumed)
         self._transfer = StateTransfer(context, self.schedule, self._replica, network, self._stopping)
@@ -84,8 +68,9 @@ class Trainer:
         )
         self._missing = ""
         """What was said of who was missing from the last step."""
-        self._drawn_by, self._position = loaded.drawn_by, loaded.position
-        self._account()
+        self._drawn_by = loaded.drawn_by
+        self._apart = dict(loaded.resumed.apart) if loaded.resumed is not None else {}
+        self.progress.epsilon = self._batches.epsilon
 
     @property
     def step(self) -> int:
@@ -130,7 +115,7 @@ class Trainer:
                 if refreshing.done():
                     refreshing.result()
             if self._finished() and not self._stopping.is_set():
-                await self._evaluation.run()
+                await self._evaluate_in_the_end()
             await self._end()
         except OperatorError:
             # The steps before the one that failed are worth keeping.
@@ -177,9 +162,9 @@ class Trainer:
         self._network.announce(step, Stage.TRAINING)
         neighbours = self._exchange.open(step, self._neighbourhood.edges())
         begun = loop.time()
-        trained: _Trained | None = None
+        trained: Trained | None = None
         if not settles:
-            trained = await unless_set(self._stopping, self._compute.run(self._gradient))
+            trained = await unless_set(self._stopping, self._compute.run(self._batches.gradient))
             if trained is None:
                 self._exchange.abandon()
                 return
@@ -188,7 +173,7 @@ class Trainer:
                 accumulators = await self._compute.run(active.still_step)
             else:
                 accumulators = await self._compute.run(active.half_step, trained.gradient.pop(), step)
-                self._position = trained.following
+                self._batches.position = trained.following
             half = loop.time()
             mixing = asyncio.ensure_future(
                 self._exchange.mix(active.state.updates, accumulators, half - begun)
@@ -204,11 +189,13 @@ class Trainer:
                 await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()
             self._bound.took(now - begun)
+            if self._exchange.furthest >= 0:
+                self._apart[active.block.index] = self._exchange.furthest
             if trained is not None:
                 progress.trained(trained.loss, trained.tokens)
             progress.stepped(half - begun, now - half, not proceed.missing)
             self._tell_missing(step, describe(proceed, self._neighbourhood.labels))
-            self._account()
+            progress.epsilon = self._batches.epsilon
             progress.step = step + 1
             mixed, missing = self._names(neighbours.difference(proceed.missing)), self._names(proceed.missing)
             progress.tell(StepTaken(step, trained.loss if trained else math.nan, mixed, missing))
@@ -219,22 +206,6 @@ class Trainer:
             self._saver.due()
         if self._saver.may_begin:
             await self._begin_save()
-
-    def _account(self) -> None:
-        """What the examples have given away so far, where they are protected."""
-        if not (noise := self._config.dp_noise):
-            return
-        if self._model.privacy is None or not isinstance(self._data, LocalData):
-            raise ConfigError(
-                "dp_noise protects data and models that decad loads itself, not a program's own."
-            )
-        self.progress.epsilon = epsilon(noise, -(-self._position.consumed // self._data.train_sequences))
-
-    def _gradient(self) -> _Trained:
-        """Of the next batch, on the compute thread."""
-        batch, following = self._data.batch(self._position, self._config.batch_size)
-        loss, gradient = self._model.gradient(batch, self._stopping.is_set)
-        return _Trained(loss, [gradient], batch.tokens, following)
 
     def _names(self, peers: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(map(self._neighbourhood.name_of, peers)))
@@ -279,7 +250,16 @@ class Trainer:
 
     def _due_evaluation(self) -> bool:
         every = self.spec.eval_every or self.schedule.steps_per_round
-        return self.progress.step % every == 0 and self.progress.step != self.progress.held_out_step
+        step = self.progress.step
+        due = step == self.schedule.end if self.schedule.settles(step) else step % every == 0
+        return due and step != self.progress.held_out_step
+
+    async def _evaluate_in_the_end(self) -> None:
+        progress, end = self.progress, self.schedule.end
+        was = progress.held_out_loss if self.schedule.over and progress.held_out_step == end else math.nan
+        await self._evaluation.run()
+        if not math.isnan(was) and progress.step == self.schedule.over:
+            log.info("settled: held-out loss %.4f, and %.4f before", progress.held_out_loss, was)
 
     def _phases_behind(self) -> bool:
         """Whether others are in a later phase: then their copies are wanted, and not only their step."""
@@ -330,13 +310,14 @@ class Trainer:
 
     async def _begin_save(self) -> None:
         """Snapshot now, write beside the training."""
-        step, position = self.progress.step, self._position
+        step, position = self.progress.step, self._batches.position
         held, adapters = await self._replica.held(), await self._replica.adapters()
         run = RunRecord(
             fingerprint=self.spec.fingerprint,
             spec=self.spec.canonical(),
             set_fields=tuple(sorted(self._context.run.set_fields)),
             step=step,
+            apart=dict(self._apart),
             data={**position.to_dict(), DRAWN_BY: self._drawn_by},
             peers=self._network.known_peers(),
         )

@@ -14,7 +14,7 @@ from decad.core.layout import cut
 from decad.core.mixing import Mixer
 from decad.core.schedule import Position, Schedule
 from decad.core.section import Section
-from decad.core.spoiling import Acquaintance, Distances
+from decad.core.spoiling import Acquaintance, StepDistances
 from decad.daemon.adapters import Adapters
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.data.position import DataPosition
@@ -58,7 +58,9 @@ class LabPeer:
         self._rule, self._schedule = rule, schedule
         self._mixer: Mixer | None = None
         self._checked = checked
-        self._distances, self._met = Distances(), Acquaintance(schedule.inner_steps)
+        self._distances: StepDistances | None = None
+        """Of this step, where they are looked at."""
+        self._met = Acquaintance(schedule.inner_steps)
         self._shut_out: set[str] = set()
         """Whose blocks would have spoilt one's own."""
 
@@ -125,6 +127,8 @@ class LabPeer:
         with self._timed():
             mine, theirs = self._block(), other._block()
             assert self._mixer is not None
+            if self._checked and self._distances is None:
+                self._distances = StepDistances(mine.coding.watched)
             if other.id in self._shut_out:
                 return
             beyond = mine.coding.beyond.get(Section.BLOCK, math.inf)
@@ -135,20 +139,18 @@ class LabPeer:
                 values = theirs.coding.encoder.public[section][start:stop].float()
                 if told is not None and section is Section.BLOCK:
                     values = told[start:stop]
-                if section is Section.BLOCK:
-                    self._distances.add(other.id, start, values, self.tell(section))
+                if self._distances is not None:
+                    self._distances.add(section, other.id, start, values, self.tell(section))
                 self._mixer.add(other.id, section, chunk, weight, values, scale)
 
     def mix(self, step: int, rho: float) -> None:
         """Finish the step; ``rho``: of the overlay, where blocks are mixed alone."""
         with self._timed():
             assert self._mixer is not None
-            block, coding = self._block().block.index, self._block().coding
-            trained, reach = coding.trained(step), coding.reach
-            if self._checked and (spoilers := self._met.judge(self._distances, block, trained, reach)):
+            if self._distances is not None and (spoilers := self._met.spoilers(step, self._distances)):
                 self._mixer.take_back()
                 self._shut_out.update(spoilers)
-            self._distances = Distances()
+            self._distances = None
             if self._schedule.settles(step):
                 self._block().finish_still(self._mixer, self._schedule.position(step).inner, rho)
             else:

@@ -45,6 +45,8 @@ class RunRecord(BaseModel):
     """The next step that this peer will take."""
     data: dict[str, Any]
     """Position in the data, as JSON."""
+    apart: dict[int, float] = {}
+    """Block -> how far from this peer's, relative to it, the furthest neighbour's was when it was last mixed."""
     peers: tuple[KnownPeer, ...] = ()
     """To be dialled at the next start."""
 

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from torch import Tensor
 
 from decad.config import PeerConfig, RunSpec
+from decad.daemon.batches import Batches
 from decad.daemon.compute import ComputeThread
 from decad.daemon.context import RunSettings
 from decad.daemon.exchange import Exchange
@@ -33,7 +34,6 @@ from decad.daemon.inputs import Loaders
 from decad.daemon.network import Network
 from decad.daemon.peer import Peer
 from decad.daemon.progress import Notices, Progress
-from decad.daemon.trainer import Trainer
 from decad.membership.identity import KEY_FILE, peer_id_of
 from support.ledger import WRITER, Ledger, Writer, watched
 from support.toy import ToyModel
@@ -77,7 +77,7 @@ class WatchedProgress(Progress):
         self.on_step(complete)
 
 
-LONG_CALLS = (Trainer._gradient.__name__, "evaluate")
+LONG_CALLS = (Batches.gradient.__name__, "evaluate")
 """They go through the model; the others take a fiftieth of that."""
 
 

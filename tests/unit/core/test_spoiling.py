@@ -7,7 +7,7 @@ import torch
 
 from decad.core.mixing import Mixer
 from decad.core.section import Section
-from decad.core.spoiling import PARTS, SMALL, Acquaintance, Distances, reach
+from decad.core.spoiling import PARTS, SMALL, Acquaintance, Distances, StepDistances, Watched, reach
 
 N = 4 * SMALL
 
@@ -68,6 +68,22 @@ def test_who_was_away_may_be_as_far_as_training_since_then_can_have_moved_both()
     assert judged(0.7, trained=31) == ["n"]  # it was near one step ago
     assert judged(0.7, trained=32) == ["n"]  # two
     assert judged(0.7, trained=38) == []
+
+
+def test_what_spoils_one_section_is_named_for_the_whole_message() -> None:
+    watched = {
+        Section.BLOCK: Watched(3, lambda step: step + 1, 0.1),
+        Section.ADAPTERS: Watched(9, lambda step: step + 1, 0.01),
+    }
+    distances = StepDistances(watched)
+    own = torch.ones(N)
+    for name, block, beside in (("a", 1.1, 1.0), ("b", 1.0, 4.0), ("c", 1.0, 1.0)):
+        distances.add(Section.BLOCK, name, 0, torch.full((N,), block), own)
+        distances.add(Section.ADAPTERS, name, 0, torch.full((N,), beside), own)
+        distances.add(Section.SECOND, name, 0, torch.full((N,), 1e9), own)  # which nobody watches
+    assert Acquaintance(inner_steps=8).spoilers(5, distances) == ["b"]
+    assert distances.furthest == distances.relative("a") == pytest.approx(0.1)
+    assert StepDistances(watched).furthest == -1
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -157,6 +157,18 @@ class TestAdapters:
         assert torch.allclose(adapters(mixed).mean(dim=0), adapters(alone).mean(dim=0), atol=1e-6)
         assert not torch.equal(adapters(mixed), adapters(alone))
 
+    def test_what_would_spoil_them_is_taken_back(self, folder: Path) -> None:
+        lab = laboratory(folder, overlay="full", **self.SETTINGS)
+        lab.step(0)
+        lab.peers[1].model.adapter_values.mul_(3.0)
+        lab.step(1)
+        honest = adapters(lab)[[0, 2, 3]]
+        assert (honest - honest.mean(dim=0)).abs().max() <= 2 * 1e-2  # they took that step alone
+        lab.step(2)
+        after = adapters(lab)[[0, 2, 3]]
+        assert all(peer._shut_out == {"p1"} for peer in (lab.peers[0], *lab.peers[2:]))
+        assert (after - honest).abs().max() <= 4e-2
+
     def test_their_moments_live_through_the_phases(self, folder: Path) -> None:
         lab = laboratory(folder, **self.SETTINGS)
         take(lab, 9)
