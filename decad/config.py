@@ -71,8 +71,8 @@ class RunSpec(BaseModel):
     """Of the visiting order and the stochastic rounding; with the peer's name, of its data's split and order."""
     inner_steps: Annotated[int, Field(ge=1, le=100_000)] = 20
     """R: steps of one block phase."""
-    lr: Annotated[float, Field(ge=0, le=1)] = 1e-4
-    """Peak learning rate, per step."""
+    lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Peak learning rate, per step; 0: what suits the model's width (`decad.model.rate`)."""
     schedule: str = "constant"
     """constant | linear:HORIZON[:FLOOR] | cosine:HORIZON[:FLOOR]; HORIZON in steps, FLOOR a share of lr."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.25
@@ -83,7 +83,7 @@ class RunSpec(BaseModel):
     adapters: Annotated[int, Field(ge=0, le=1024)] = 0
     """Rank of low-rank adapters on every linear layer, trained and mixed in each step beside the block; 0: none."""
     adapter_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Peak learning rate of the adapters; 0: lr."""
+    """Peak learning rate of the adapters; 0: what suits the model's width."""
     moments: Moments = "rowwise"
     """Moment rule (docs/theory.md)."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = AdamConstants.a1
@@ -126,6 +126,11 @@ class RunSpec(BaseModel):
     def canonical(self) -> str:
         """All fields as JSON with sorted keys: what travels in Hello and is hashed."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+
+    def settled(self, **values: Any) -> RunSpec:
+        """With ``values`` that nobody set, but found."""
+        fields = {name: getattr(self, name) for name in RunSpec.model_fields}
+        return RunSpec.model_construct(_fields_set=set(self.model_fields_set), **{**fields, **values})
 
     def calendar(self, blocks: int) -> Schedule:
         """When which of so many blocks is trained or only mixed."""

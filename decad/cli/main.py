@@ -15,6 +15,7 @@ from decad.cli.membership import invite, join
 from decad.cli.options import DATA, JSON, MODEL, PATH, STATE_DIR, settings_options
 from decad.cli.peers import peers
 from decad.cli.secret import secret_group
+from decad.cli.tune import tune
 from decad.errors import DecadError, InternalError, first_cause
 
 
@@ -187,6 +188,7 @@ def evaluate(**options: Any) -> None:
     evaluate_on(**options)
 
 
+cli.add_command(tune)
 cli.add_command(invite)
 cli.add_command(join)
 cli.add_command(lab)

@@ -128,7 +128,7 @@ _SETTINGS = (
     ("--freeze", "PATTERNS", "Parameters that stay as they are, such as model.embed_tokens or **.bias."),
     ("--inner-steps", "N", "Steps of one block phase (R).  [default: 20]"),
     ("--order", "ORDER", "descending, ascending or shuffled.  [default: descending]"),
-    ("--lr", "RATE", "Peak learning rate.  [default: 1e-4]"),
+    ("--lr", "RATE", "Peak learning rate; 0: what suits the model's width.  [default: 0]"),
     ("--schedule", "KIND", "constant, linear:STEPS[:FLOOR] or cosine:STEPS[:FLOOR].  [default: constant]"),
     ("--warmup", "SHARE", "Part of each phase in which the learning rate rises.  [default: 0.25]"),
     (
@@ -137,7 +137,7 @@ _SETTINGS = (
         "Mixing alone, when the schedule is at its end: steps of each block; 0: none.  [default: 4]",
     ),
     ("--adapters", "RANK", "Low-rank adapters, trained and mixed beside each block; 0: none.  [default: 0]"),
-    ("--adapter-lr", "RATE", "Peak learning rate of the adapters; 0: that of --lr.  [default: 0]"),
+    ("--adapter-lr", "RATE", "Peak learning rate of the adapters; 0: what suits the width.  [default: 0]"),
     ("--moments", "RULE", "rowwise, gossip, signal or none.  [default: rowwise]"),
     ("--encoding", "KIND", "fp32 or bf16-delta (half the bytes).  [default: fp32]"),
     (

@@ -12,9 +12,12 @@ from decad.core.batch import Score
 from decad.daemon.compute import ComputeThread
 from decad.daemon.events import Evaluated
 from decad.daemon.interrupt import unless_set
-from decad.daemon.progress import Activity, Progress
+from decad.daemon.progress import A_RATE_THAT_FITS, Activity, Progress
 from decad.data.source import Source
 from decad.model.trainable import TrainableModel
+
+WORSE = 0.05
+"""Nats by which two evaluations of the same data do not differ by chance."""
 
 log = logging.getLogger("decad")
 
@@ -55,6 +58,11 @@ class Evaluation:
         progress.held_out_loss, progress.held_out_step = whole.mean, progress.step
         if math.isnan(progress.first_held_out_loss):
             progress.first_held_out_loss = whole.mean
+        elif whole.mean > progress.first_held_out_loss + WORSE:
+            progress.notice(
+                "The held-out loss is higher than before the training: the learning rate is too high, or there is too "
+                f"little data for so many steps. {A_RATE_THAT_FITS}"
+            )
         accuracy = "" if whole.accuracy is None else f", accuracy {whole.accuracy:.1%}"
         progress.tell(Evaluated(progress.step, whole.mean, whole.accuracy))
         log.info("step %d: held-out loss %.4f%s", progress.step, whole.mean, accuracy)

@@ -74,6 +74,11 @@ async def load(
     run = settings_to_begin_with(model.spec, checkpoint, config.model)
     if isinstance(data, LocalData) and data.corpus.templated:
         run.spec = run.spec.model_copy(update={"chat_template": template_of(model.tokenizer)})
+    if not spec.lr and checkpoint is None:
+        beside = f" and {run.spec.adapter_lr:g} of the adapters" if run.spec.adapters else ""
+        log.info(
+            "learning rate %g%s, by the model's width, unless peers have another (--lr)", run.spec.lr, beside
+        )
     resumed = None
     if checkpoint is not None:
         progress.wait_for("the checkpoint to be restored")

@@ -40,10 +40,10 @@ class TrainingRule:
         self.peak = spec.lr
         self.rate = learning_rate(spec.schedule, spec.lr, spec.inner_steps, spec.warmup)
         self.encoding = spec.encoding
-        self.adapter_rate = learning_rate(spec.schedule, spec.adapter_lr or spec.lr)
+        self.adapter_rate = learning_rate(spec.schedule, spec.adapter_lr)
         """Of adapters, in every step: they have no phases to warm up in."""
         self.robust, self.inner_steps = spec.robust, spec.inner_steps
-        self.reach, self.adapter_reach = reach(spec.lr), reach(spec.adapter_lr or spec.lr)
+        self.reach, self.adapter_reach = reach(spec.lr), reach(spec.adapter_lr)
         self.moments: MomentRule = moment_rule(spec.moments)
         self.constants = AdamConstants(
             a1=spec.beta1,

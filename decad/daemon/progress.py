@@ -16,6 +16,12 @@ log = logging.getLogger("decad")
 
 SMOOTHED = 20
 """Steps over which loss and times are averaged."""
+RISEN = 0.5
+"""Nats by which a mean over so many steps does not rise by chance."""
+A_RATE_THAT_FITS = (
+    "`decad tune` finds a rate that fits. A run keeps the rate that it began with: begin another, with --lr, in "
+    "another --state-dir."
+)
 NOTICES_KEPT = 50
 STUCK_S = 120.0
 """A step that takes so long, and ten times as long as those before it, will not end."""
@@ -53,6 +59,8 @@ class Progress:
     held_out_loss: float = math.nan
     held_out_step: int = 0
     first_held_out_loss: float = math.nan
+    first_loss: float = math.nan
+    """Mean training loss of the first steps here, nats; NaN until known."""
     epsilon: float = -1.0
     """Differential privacy of this machine's examples so far; negative without it."""
     learning_rate: float = 0.0
@@ -113,6 +121,15 @@ class Progress:
         """A batch was trained on."""
         self.losses.append(loss)
         self.step_tokens.append(tokens)
+        if len(self.losses) < SMOOTHED:
+            return
+        if math.isnan(self.first_loss):
+            self.first_loss = self.loss
+        elif self.loss > self.first_loss + RISEN:
+            self.notice(
+                f"The training loss has risen by more than {RISEN:g} since the training began here: the learning rate "
+                f"is too high, or the data is broken. {A_RATE_THAT_FITS}"
+            )
 
     def stepped(self, compute_s: float, exchange_s: float, complete: bool) -> None:
         """A step is done."""

@@ -59,15 +59,16 @@ class Laboratory:
         pool = self.pool = Pool(
             experiment.data, averaged.tokenizer, averaged.spec.task, averaged.spec.labels, experiment.seq_len
         )
+        shares = _shares(experiment, pool)
         peers = [
             Learner(name, id_, share, experiment.batch_size)
-            for name, id_, share in zip(names, experiment.peer_ids(), _shares(experiment, pool), strict=True)
+            for name, id_, share in zip(names, experiment.peer_ids(), shares, strict=True)
         ]
-        self._held_out = _held_out(pool, [peer.data for peer in peers], experiment.eval_units)
+        self._held_out = _held_out(pool, shares, experiment.eval_units)
         learners = self.method.learners(peers, pool, experiment.seed)
         self.averaged = self.method.prepare(averaged)
         """Mean of the honest peers' models, as of the last evaluation."""
-        rule = self.method.rule(spec)
+        rule = self.method.rule(spec.settled(lr=averaged.spec.lr, adapter_lr=averaged.spec.adapter_lr))
         self.schedule = spec.calendar(len(self.averaged.plan))
         self.steps = last_step(experiment.steps, self.schedule)
         """Those of the experiment, and what settling after them takes."""

@@ -32,6 +32,7 @@ from decad.model.loading import (
 )
 from decad.model.meaning import meaning_of
 from decad.model.objective import Classes, NextToken, Objective
+from decad.model.rate import rates
 from decad.model.rounding import round_stochastically
 from decad.model.weights import BaseWeights
 
@@ -47,7 +48,7 @@ class TrainableModel:
 
     plan: BlockPlan
     spec: RunSpec
-    """The run spec with everything in it that the model settles: task, labels, hashes."""
+    """The run spec with everything in it that the model settles: task, labels, hashes, rate."""
     model_hash: str
     """SHA-256 (hex) of the base weights on disk; the load dtype does not enter."""
     tokenizer: Any
@@ -79,7 +80,7 @@ class TrainableModel:
         self.dtype = next(iter(self._parameters.values())).dtype
         self.plan = plan_of(module, spec)
         self.model_hash = spec.model_hash
-        self.spec = spec.model_copy(update={"plan_hash": self.plan.fingerprint})
+        self.spec = spec.settled(plan_hash=self.plan.fingerprint, **rates(module, spec))
         self._flat = self._gather()
         module.to(device)  # what is left: frozen parameters, and buffers
         self._active: _Active | None = None

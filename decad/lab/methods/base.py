@@ -10,7 +10,8 @@ import numpy as np
 from decad.config import RunSpec
 from decad.core.overlay import edge_weight, neighbours
 from decad.daemon.phase import TrainingRule
-from decad.data.local import data_seed
+from decad.data.local import LocalData, data_seed
+from decad.errors import ConfigError
 from decad.lab.pool import Pool, Share
 from decad.model.trainable import TrainableModel
 
@@ -24,7 +25,7 @@ class Learner:
 
     name: str
     id: str
-    data: Share
+    data: LocalData
     batch_size: int
 
 
@@ -69,13 +70,18 @@ class Method:
 
 
 def everything(spec: RunSpec, inner_steps: int, warmup: float = 0.0) -> RunSpec:
-    """All parameters at once, in phases of ``inner_steps``, at whose beginning moments are zero."""
+    """All parameters at once, in phases of ``inner_steps``, at whose beginning moments are zero. Raises ConfigError."""
+    if not spec.lr:
+        raise ConfigError(
+            "This method needs a rate, lr: what suits a model's width is the rate of one block at a time, many times "
+            "that of all parameters at once."
+        )
     settled = {"blocks": "1", "inner_steps": inner_steps, "warmup": warmup, "moments": "none", "settle": 0}
     return spec.model_copy(update=settled)
 
 
 def together(peers: Sequence[Learner], pool: Pool, seed: int, batch_size: int) -> list[Learner]:
     """One machine that trains on what all peers train on; 0: with as large a batch as theirs together."""
-    units = np.sort(np.concatenate([peer.data.train_units for peer in peers]))
+    units = np.sort(np.concatenate([peer.data.train_units for peer in peers if isinstance(peer.data, Share)]))
     data = Share(pool, units, 0.0, data_seed(seed, "pooled"))
     return [Learner("pooled", "pooled", data, batch_size or sum(peer.batch_size for peer in peers))]

@@ -16,6 +16,7 @@ from decad.lab.attacks import Kind
 from decad.lab.engine import Laboratory
 from decad.lab.experiment import make_experiment
 from decad.lab.methods import METHODS, method
+from decad.lab.pool import Share
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +205,9 @@ def adapters(lab: Laboratory) -> Tensor:
 
 def test_pooled_training_sees_what_all_train_on_and_nothing_held_out(folder: Path) -> None:
     peers, pooled = laboratory(folder), laboratory(folder, "pooled")
-    shares = [peer.data for peer in peers.peers]
-    (everything,) = [peer.data for peer in pooled.peers]
+    shares = [peer.data for peer in peers.peers if isinstance(peer.data, Share)]
+    (everything,) = [peer.data for peer in pooled.peers if isinstance(peer.data, Share)]
+    assert len(shares) == 4
     together = sorted(unit for share in shares for unit in share.train_units)
     assert sorted(everything.train_units) == together
     assert not set(together) & {unit for share in shares for unit in share.held_out_units}

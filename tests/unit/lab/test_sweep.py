@@ -26,7 +26,7 @@ batch_size = 2
 threads = 1
 """
 SWEEP = """
-lr = [0.0, 0.01]
+lr = [1e-9, 0.01]
 seeds = [1, 2]
 [[variants]]
 name = "with mixing"
@@ -53,7 +53,7 @@ def test_each_variant_runs_at_its_best_rate_and_nothing_twice(folder: Path, tmp_
     assert sweep(plan, tmp_path / "runs", 1, states.append) == {"with mixing": 0.01, "alone": 0.01}
     made = {str(path.parent.relative_to(tmp_path / "runs")) for path in tmp_path.rglob("result.json")}
     assert made == {
-        *("grid/with-mixing/lr-0-seed-0", "grid/with-mixing/lr-0.01-seed-0"),
+        *("grid/with-mixing/lr-1e-09-seed-0", "grid/with-mixing/lr-0.01-seed-0"),
         *(f"seeds/{name}/lr-0.01-seed-{seed}" for name in ("with-mixing", "alone") for seed in (1, 2)),
     }
     assert (states[0].done, states[0].of) == (0, 2)
