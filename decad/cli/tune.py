@@ -17,7 +17,40 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@settings_options()
+@settings_options(
+    *(
+        "--model",
+        "--data",
+        "--steps",
+        "--task",
+        "--labels",
+        "--blocks",
+        "--freeze",
+        "--inner-steps",
+        "--order",
+        "--lr",
+    ),
+    *(
+        "--schedule",
+        "--warmup",
+        "--adapters",
+        "--adapter-lr",
+        "--weight-decay",
+        "--clip",
+        "--beta1",
+        "--beta2",
+    ),
+    *(
+        "--eps",
+        "--seq-len",
+        "--batch-size",
+        "--micro-batch",
+        "--gradient-checkpointing",
+        "--seed",
+        "--device",
+    ),
+    *("--dtype", "--threads", "--max-bad", "--held-out", "--eval-batches"),
+)
 @click.option(
     "--machines",
     type=click.IntRange(1, 256),
@@ -41,7 +74,7 @@ def tune(config: Path | None, machines: int, seconds: float, as_json: bool, **fl
     decad tune --model DIR --data TEXT --steps 2000 --adapters 8
 
     Many rates are tried with short runs from the base model, the best of them with longer ones, each with the run's
-    own schedule and phases shortened to its length. Prints the table and the lines for decad.toml. Nobody is met and
+    own schedule shortened to its length. Prints the table and the lines for decad.toml. Nobody is met and
     nothing is kept.
 
     Settings come from where `decad start` takes them. --steps unset: what --schedule says, else 1000.

@@ -16,7 +16,7 @@ ALONE = 2.0
 """The blocks' rate times the width, where blocks alone are trained."""
 BESIDE_ADAPTERS = 1.3
 """The blocks', beside adapters that are trained in every step."""
-OF_ADAPTERS = 3.0
+OF_ADAPTERS = 2.5
 WITHOUT_WIDTH = 1000
 """Width of a module without any matrix."""
 
