@@ -65,7 +65,7 @@ bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one
 network-check: $(VENV)/.dev ## Compare what `decad lab network` predicts with daemons on narrow lines (as root)
 	PYTHONPATH=tests $(BIN)/python tests/bench/network_check.py
 
-results-quick: $(VENV)/.dev ## Compare five ways of training a small model together (ten minutes on two cores); see docs/how-to/lab.md
+results-quick: $(VENV)/.dev ## Compare six ways of training a small model together (twelve minutes on two cores); see docs/how-to/lab.md
 	$(BIN)/decad lab fetch domains byte-lm-bible --into .lab
 	$(MAKE) .lab/results/small-lm-quick/comparison/report.md
 

@@ -77,7 +77,7 @@ class RunSpec(BaseModel):
     """constant | linear:HORIZON[:FLOOR] | cosine:HORIZON[:FLOOR]; HORIZON in steps, FLOOR a share of lr."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Share of each phase in which the learning rate rises to that of the schedule; 0: it is there at once."""
-    settle: Annotated[int, Field(ge=0, le=1000)] = 4
+    settle: Annotated[int, Field(ge=0, le=1000)] = 8
     """Once a schedule that falls to zero is at its end: steps in which each block is mixed and not trained, so that all
     end with one model. Then the run is over. 0: neither."""
     adapters: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -132,9 +132,9 @@ class RunSpec(BaseModel):
         fields = {name: getattr(self, name) for name in RunSpec.model_fields}
         return RunSpec.model_construct(_fields_set=set(self.model_fields_set), **{**fields, **values})
 
-    def calendar(self, blocks: int) -> Schedule:
-        """When which of so many blocks is trained or only mixed."""
-        end = training_end(self.schedule)
+    def calendar(self, blocks: int, brought_forward: int = 0) -> Schedule:
+        """When which of so many blocks is trained or only mixed; ``brought_forward``: an earlier end, 0 for none."""
+        end = min(filter(None, (training_end(self.schedule), brought_forward)), default=0)
         return Schedule(blocks, self.inner_steps, self.order, self.seed, end, self.settle)
 
     @property

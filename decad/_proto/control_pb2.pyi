@@ -443,3 +443,40 @@ class SaveReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["step", b"step"]) -> None: ...
 
 Global___SaveReply: typing_extensions.TypeAlias = SaveReply
+
+@typing.final
+class SettleRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___SettleRequest: typing_extensions.TypeAlias = SettleRequest
+
+@typing.final
+class SettleReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    OVER_FIELD_NUMBER: builtins.int
+    ETA_S_FIELD_NUMBER: builtins.int
+    step: builtins.int
+    """The next step of this peer."""
+    end: builtins.int
+    """The first step in which nothing is trained, and the one before which the run is over."""
+    over: builtins.int
+    eta_s: builtins.float
+    """Seconds until then, as steps took so far; negative if unknown."""
+    def __init__(
+        self,
+        *,
+        step: builtins.int = ...,
+        end: builtins.int = ...,
+        over: builtins.int = ...,
+        eta_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["end", b"end", "eta_s", b"eta_s", "over", b"over", "step", b"step"]) -> None: ...
+
+Global___SettleReply: typing_extensions.TypeAlias = SettleReply

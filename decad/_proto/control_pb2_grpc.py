@@ -54,6 +54,11 @@ class DaemonStub(object):
                 request_serializer=decad_dot___proto_dot_control__pb2.SaveRequest.SerializeToString,
                 response_deserializer=decad_dot___proto_dot_control__pb2.SaveReply.FromString,
                 _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/decad.v1.Daemon/Settle',
+                request_serializer=decad_dot___proto_dot_control__pb2.SettleRequest.SerializeToString,
+                response_deserializer=decad_dot___proto_dot_control__pb2.SettleReply.FromString,
+                _registered_method=True)
 
 
 class DaemonServicer(object):
@@ -80,6 +85,13 @@ class DaemonServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Settle(self, request, context):
+        """Sender: `decad settle`. The daemon has the training of all peers end soon, and tells when.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DaemonServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +109,11 @@ def add_DaemonServicer_to_server(servicer, server):
                     servicer.Save,
                     request_deserializer=decad_dot___proto_dot_control__pb2.SaveRequest.FromString,
                     response_serializer=decad_dot___proto_dot_control__pb2.SaveReply.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=decad_dot___proto_dot_control__pb2.SettleRequest.FromString,
+                    response_serializer=decad_dot___proto_dot_control__pb2.SettleReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +197,33 @@ class Daemon(object):
             '/decad.v1.Daemon/Save',
             decad_dot___proto_dot_control__pb2.SaveRequest.SerializeToString,
             decad_dot___proto_dot_control__pb2.SaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/decad.v1.Daemon/Settle',
+            decad_dot___proto_dot_control__pb2.SettleRequest.SerializeToString,
+            decad_dot___proto_dot_control__pb2.SettleReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,7 +73,23 @@ _DaemonSaveType = typing_extensions.TypeVar(
     ],
 )
 
-class DaemonStub(typing.Generic[_DaemonStatusType, _DaemonStopType, _DaemonSaveType]):
+_DaemonSettleType = typing_extensions.TypeVar(
+    '_DaemonSettleType',
+    grpc.UnaryUnaryMultiCallable[
+        decad._proto.control_pb2.SettleRequest,
+        decad._proto.control_pb2.SettleReply,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        decad._proto.control_pb2.SettleRequest,
+        decad._proto.control_pb2.SettleReply,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        decad._proto.control_pb2.SettleRequest,
+        decad._proto.control_pb2.SettleReply,
+    ],
+)
+
+class DaemonStub(typing.Generic[_DaemonStatusType, _DaemonStopType, _DaemonSaveType, _DaemonSettleType]):
     @typing.overload
     def __init__(self: DaemonStub[
         grpc.UnaryUnaryMultiCallable[
@@ -87,6 +103,10 @@ class DaemonStub(typing.Generic[_DaemonStatusType, _DaemonStopType, _DaemonSaveT
         grpc.UnaryUnaryMultiCallable[
             decad._proto.control_pb2.SaveRequest,
             decad._proto.control_pb2.SaveReply,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            decad._proto.control_pb2.SettleRequest,
+            decad._proto.control_pb2.SettleReply,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -104,6 +124,10 @@ class DaemonStub(typing.Generic[_DaemonStatusType, _DaemonStopType, _DaemonSaveT
             decad._proto.control_pb2.SaveRequest,
             decad._proto.control_pb2.SaveReply,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            decad._proto.control_pb2.SettleRequest,
+            decad._proto.control_pb2.SettleReply,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Status: _DaemonStatusType
@@ -114,6 +138,9 @@ class DaemonStub(typing.Generic[_DaemonStatusType, _DaemonStopType, _DaemonSaveT
 
     Save: _DaemonSaveType
     """Sender: `decad export` and `decad eval`. The daemon writes a checkpoint and tells its step."""
+
+    Settle: _DaemonSettleType
+    """Sender: `decad settle`. The daemon has the training of all peers end soon, and tells when."""
 
 DaemonAsyncStub: typing_extensions.TypeAlias = DaemonStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -127,6 +154,10 @@ DaemonAsyncStub: typing_extensions.TypeAlias = DaemonStub[
     grpc.aio.UnaryUnaryMultiCallable[
         decad._proto.control_pb2.SaveRequest,
         decad._proto.control_pb2.SaveReply,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        decad._proto.control_pb2.SettleRequest,
+        decad._proto.control_pb2.SettleReply,
     ],
 ]
 
@@ -154,5 +185,13 @@ class DaemonServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[decad._proto.control_pb2.SaveReply, collections.abc.Awaitable[decad._proto.control_pb2.SaveReply]]:
         """Sender: `decad export` and `decad eval`. The daemon writes a checkpoint and tells its step."""
+
+    @abc.abstractmethod
+    def Settle(
+        self,
+        request: decad._proto.control_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[decad._proto.control_pb2.SettleReply, collections.abc.Awaitable[decad._proto.control_pb2.SettleReply]]:
+        """Sender: `decad settle`. The daemon has the training of all peers end soon, and tells when."""
 
 def add_DaemonServicer_to_server(servicer: DaemonServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

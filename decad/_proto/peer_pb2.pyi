@@ -277,6 +277,7 @@ class Beacon(google.protobuf.message.Message):
     STAGE_FIELD_NUMBER: builtins.int
     ECHO_SEQUENCE_FIELD_NUMBER: builtins.int
     ECHO_AGE_US_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     step: builtins.int
     """The next step that the sender will take (or is taking)."""
@@ -284,6 +285,10 @@ class Beacon(google.protobuf.message.Message):
     echo_sequence: builtins.int
     """Echo of the last beacon heard from the receiver, and how long ago that was, in microseconds."""
     echo_age_us: builtins.int
+    end: builtins.int
+    """The step before which the training ends, where an operator had it end before its schedule does (`decad settle`); 0
+    where nobody did. Receiver: takes the earliest that it hears, unless it is more than a phase behind its own step.
+    """
     def __init__(
         self,
         *,
@@ -292,8 +297,9 @@ class Beacon(google.protobuf.message.Message):
         stage: Global___Stage.ValueType = ...,
         echo_sequence: builtins.int = ...,
         echo_age_us: builtins.int = ...,
+        end: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["echo_age_us", b"echo_age_us", "echo_sequence", b"echo_sequence", "sequence", b"sequence", "stage", b"stage", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["echo_age_us", b"echo_age_us", "echo_sequence", b"echo_sequence", "end", b"end", "sequence", b"sequence", "stage", b"stage", "step", b"step"]) -> None: ...
 
 Global___Beacon: typing_extensions.TypeAlias = Beacon
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ POLL_S = 0.1
 
 
 def call(
-    state_dir: Path, ask: Callable[[rpc.DaemonStub], pb.StatusReply | pb.StopReply | pb.SaveReply]
+    state_dir: Path,
+    ask: Callable[[rpc.DaemonStub], pb.StatusReply | pb.StopReply | pb.SaveReply | pb.SettleReply],
 ) -> object:
     """Call the daemon of ``state_dir``. Raises NoDaemonError when none answers."""
     path = control_socket(state_dir)
@@ -55,6 +57,22 @@ def save(state_dir: Path) -> int:
     reply = call(state_dir, lambda daemon: daemon.Save(pb.SaveRequest(), timeout=SAVE_TIMEOUT_S))
     assert isinstance(reply, pb.SaveReply)
     return reply.step
+
+
+def settle(state_dir: Path, as_json: bool) -> None:
+    """Have the training of all peers end soon, and say when. Raises StateError."""
+    reply = call(state_dir, lambda daemon: daemon.Settle(pb.SettleRequest(), timeout=TIMEOUT_S))
+    assert isinstance(reply, pb.SettleReply)
+    if as_json:
+        eta = reply.eta_s if reply.eta_s >= 0 else None
+        click.echo(json.dumps({"step": reply.step, "end": reply.end, "over": reply.over, "eta_s": eta}))
+        return
+    left = f", in about {reply.eta_s:.0f} s" if reply.eta_s >= 0 else ""
+    click.echo(
+        f"This peer is at step {reply.step}. All train until step {reply.end}. Then the blocks are mixed alone, until "
+        f"step {reply.over}{left}: then all have one model, and the run is over. `decad status --watch` shows how far "
+        "it is; `decad export` writes the model."
+    )
 
 
 def show(

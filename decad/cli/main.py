@@ -87,6 +87,19 @@ def stop(state_dir: Path, timeout: float) -> None:
 
 
 @cli.command()
+@STATE_DIR
+@JSON
+def settle(state_dir: Path, as_json: bool) -> None:
+    """End the run of all peers with one model: training stops soon, and blocks are mixed until all agree.
+
+    A run whose schedule falls to zero does so by itself (`decad start --settle`).
+    """
+    from decad.cli import client
+
+    client.settle(state_dir, as_json)
+
+
+@cli.command()
 @click.argument("directory", type=PATH)
 @STATE_DIR
 @MODEL

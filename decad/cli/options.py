@@ -134,7 +134,7 @@ _SETTINGS = (
     (
         "--settle",
         "STEPS",
-        "Mixing alone, when the schedule is at its end: steps of each block; 0: none.  [default: 4]",
+        "Mixing alone, when the schedule is at its end: steps of each block; 0: none.  [default: 8]",
     ),
     ("--adapters", "RANK", "Low-rank adapters, trained and mixed beside each block; 0: none.  [default: 0]"),
     ("--adapter-lr", "RATE", "Peak learning rate of the adapters; 0: what suits the width.  [default: 0]"),

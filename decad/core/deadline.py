@@ -134,6 +134,11 @@ class Pace:
         arrivals = self._arrivals.get(neighbour)
         return arrivals is not None and median(arrival.slowness for arrival in arrivals) > SLOW
 
+    def patience(self, block: int, computed: float) -> float:
+        """For a step in which nobody computes: who computes slowly has only to finish its last training step."""
+        steps = self._steps.get(block)
+        return max(SHORTEST, 2 * SLOW * max(median(steps) if steps else 0.0, computed))
+
     def deadline(self, block: int, computed: float) -> float:
         """For this step; ``computed`` is how long my own half-step took, which stands in for S at first."""
         steps = self._steps.get(block)

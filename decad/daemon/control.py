@@ -22,8 +22,9 @@ class _Service(rpc.DaemonServicer):
         status: Callable[[], pb.StatusReply],
         stop: Callable[[], None],
         save: Callable[[], Awaitable[int]],
+        settle: Callable[[], pb.SettleReply],
     ) -> None:
-        self._status, self._stop, self._save = status, stop, save
+        self._status, self._stop, self._save, self._settle = status, stop, save, settle
 
     async def Status(self, request: pb.StatusRequest, context: object) -> pb.StatusReply:
         return self._status()
@@ -41,6 +42,15 @@ class _Service(rpc.DaemonServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
             raise
 
+    async def Settle(
+        self, request: pb.SettleRequest, context: grpc.aio.ServicerContext[pb.SettleRequest, pb.SettleReply]
+    ) -> pb.SettleReply:
+        try:
+            return self._settle()
+        except DecadError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            raise
+
 
 @asynccontextmanager
 async def control_service(
@@ -48,6 +58,7 @@ async def control_service(
     status: Callable[[], pb.StatusReply],
     stop: Callable[[], None],
     save: Callable[[], Awaitable[int]],
+    settle: Callable[[], pb.SettleReply],
 ) -> AsyncIterator[None]:
     """Serve the daemon of ``state_dir`` while the context lasts; only this user can connect. Raises StateError."""
     path = control_socket(state_dir)
@@ -61,7 +72,7 @@ async def control_service(
         # Whoever holds the state directory's lock owns the socket: what is there was left by a killed daemon.
         _remove(path)
         server = grpc.aio.server()
-        rpc.add_DaemonServicer_to_server(_Service(status, stop, save), server)
+        rpc.add_DaemonServicer_to_server(_Service(status, stop, save, settle), server)
         before = os.umask(0o177)
         try:
             server.add_insecure_port(f"unix:{path}")

@@ -63,6 +63,7 @@ class Exchange:
         self._opening = asyncio.Event()
         """Set, and replaced, when the next step is opened."""
         self._step: StepExchange | None = None
+        self._patient = False
         self._half_steps: dict[int, _HalfStep] = {}
         """Mine of this phase, by step."""
 
@@ -84,10 +85,11 @@ class Exchange:
             if peer.message is not None:
                 peer.message.decoder = None
 
-    def open(self, step: int, neighbours: Collection[str]) -> frozenset[str]:
+    def open(self, step: int, neighbours: Collection[str], patient: bool = False) -> frozenset[str]:
         """A step begins: its messages may come in while the gradient is still being computed.
 
-        Returns those of ``neighbours`` that it counts on: linked, and not absent (`Absence`).
+        ``patient``: wait for those who compute slowly, too, since nothing is computed. Returns those of ``neighbours``
+        that it counts on: linked, and not absent (`Absence`).
         """
         if self._coding is None:
             raise InternalError("open() before begin_phase()")
@@ -97,8 +99,9 @@ class Exchange:
         for name in linked:
             self._neighbours[name].absent = self._absence.absent(name, now)
         here = [name for name in linked if self._absence.counts(name, step, now)]
-        slow = {name for name in here if self.pace.slow(name)}
-        tardy = {name for name in here if self.pace.tardy(name)}
+        slow = {name for name in here if self.pace.slow(name) and not patient}
+        tardy = {name for name in here if self.pace.tardy(name) and not patient}
+        self._patient = patient
         self._step = StepExchange(step, here, slow, self._pieces, self._coding, self._weight, tardy)
         self._opened = step
         opening, self._opening = self._opening, asyncio.Event()
@@ -138,7 +141,8 @@ class Exchange:
         for name in step.round.neighbours:
             if name in self._neighbours:
                 self._neighbours[name].outbox.put(message)
-        self.last_deadline = self.pace.deadline(self._block, computed)
+        wait = self.pace.patience if self._patient else self.pace.deadline
+        self.last_deadline = wait(self._block, computed)
         deadline = now + self.last_deadline
         step.half_ready(mixer, updates, deadline)
         timer = loop.call_at(deadline, step.tick, deadline)

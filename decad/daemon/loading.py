@@ -121,4 +121,5 @@ async def _restore(model: TrainableModel, checkpoint: Checkpoint, compute: Compu
     for index in blocks:
         await compute.run(restore, index)
     active, adapters = await compute.run(checkpoint.active), await compute.run(checkpoint.adapters)
-    return Resumed(checkpoint.phases, active, checkpoint.run.step, adapters, checkpoint.run.apart)
+    run = checkpoint.run
+    return Resumed(checkpoint.phases, active, run.step, adapters, run.apart, run.end)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable
 
 from decad._proto import peer_pb2 as pb
+from decad.core.constants import MAX_STEP
 from decad.daemon.context import PeerContext
 from decad.daemon.discovery import Discovery
 from decad.daemon.exchange import Exchange
@@ -41,6 +42,8 @@ class Network:
         self._context = context
         self.step = 0
         self.stage = Stage.AWAY
+        self.end = 0
+        """The step before which the training ends, if an operator had it end early; 0 if none did."""
         self.listening = ""
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails with the error that this machine's operator must see before the first step."""
@@ -65,12 +68,28 @@ class Network:
         sessions = self._links.sessions
         return {peer: sessions[peer].fetch for peer in self.neighbourhood.furthest() if peer in sessions}
 
+    def as_far_as(self, step: int) -> dict[str, FetchPort]:
+        """Linked peers that have come to ``step``, whether they still train or not."""
+        return {
+            peer: session.fetch
+            for peer, session in self._links.sessions.items()
+            if self.table[peer].step >= step
+        }
+
     def announce(self, step: int, stage: Stage) -> None:
         """Tell the neighbours where this peer is."""
         force = stage is not self.stage
         self.step, self.stage = step, stage
         for session in list(self._links.sessions.values()):
             self._links.attempt(session, lambda s: s.tell_beacon(force))
+
+    def bring_forward(self, end: int) -> None:
+        """Have the training of all peers end before step ``end``, unless it does so earlier."""
+        if not self.end or end < self.end:
+            self.end = end
+            for session in list(self._links.sessions.values()):
+                self._links.attempt(session, lambda s: s.tell_beacon(force=True))
+            self.neighbourhood.changed.set()
 
     def found(self, peer: str) -> Origin:
         """How we would find this peer again: the surest of all the ways in which we heard of it."""
@@ -213,6 +232,9 @@ class Network:
                 f"peer {short_id(peer)} says that it is in stage {beacon.stage}, which does not exist; the link is "
                 "closed."
             ) from None
+        # Who hears of it late is still close behind; an end long past would end the run for one who is not.
+        if beacon.end and beacon.end + self._context.run.spec.inner_steps > self.step:
+            self.bring_forward(min(beacon.end, MAX_STEP))
         before = self.table.mixing
         self._moved(
             self.table.heard(peer, self.now(), step=beacon.step, stage=stage, round_trip_s=round_trip_s)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from decad._proto.control_pb2 import StatusReply
+from decad._proto.control_pb2 import SettleReply, StatusReply
 from decad.config import PeerConfig, RunSpec
 from decad.core.blocks import BlockPlan
 from decad.daemon.compute import ComputeThread
@@ -32,7 +32,7 @@ from decad.daemon.trainer import Trainer
 from decad.daemon.waiting import linger, wait_for_neighbours
 from decad.daemon.watchdog import Watchdog
 from decad.data.local import data_seed
-from decad.errors import DecadError, PeerError
+from decad.errors import DecadError, PeerError, StateError
 from decad.membership.identity import Identity
 from decad.state.lock import StateLock
 from decad.trust.credentials import Credentials
@@ -96,7 +96,7 @@ class Peer:
                 ) as watchdog,
             ):
                 async with (
-                    control_service(config.state_dir, self.status, self.stop, self._save),
+                    control_service(config.state_dir, self.status, self.stop, self._save, self._settle),
                     self._service.kept_told(lambda: watchdog.sound, self._line),
                 ):
                     await self._load_and_train(device, compute)
@@ -168,7 +168,7 @@ class Peer:
                             loaded = await self._drawn_anew(loaded, compute)
                         self._trainer = Trainer(context, loaded, compute, exchange, network)
                         await self._trainer.run()
-                        await linger(network, self._progress, self._stop)
+                        await linger(network, self._progress, self._stop, context.traffic.sent)
                     await network.farewell("it was stopped" if self._stop.is_set() else "it is done")
                 except DecadError:
                     await network.farewell("it failed")
@@ -207,6 +207,11 @@ class Peer:
         if self._trainer is None:
             raise PeerError("this peer has not begun to train")
         return await self._trainer.donate(block)
+
+    def _settle(self) -> SettleReply:
+        if self._trainer is None:
+            raise StateError("This peer has not begun to train. Wait until `decad status` says so.")
+        return self._trainer.ending.settle()
 
     async def _save(self) -> int:
         if self._trainer is None:  # nothing is newer than what is on the disk

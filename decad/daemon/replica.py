@@ -34,6 +34,8 @@ class Resumed(NamedTuple):
     adapters: AdapterState | None = None
     apart: Mapping[int, float] = MappingProxyType({})
     """See `RunRecord.apart`."""
+    end: int = 0
+    """See `RunRecord.end`."""
 
 
 class _Unfinished(NamedTuple):
@@ -55,7 +57,7 @@ class Replica:
         saver: Saver,
         resumed: Resumed | None = None,
     ) -> None:
-        self._schedule, self._rule = schedule, rule
+        self.schedule, self._rule = schedule, rule
         self._model, self._compute, self._saver = model, compute, saver
         self._clipping = Clipping()
         self._beside: Adapters | None = None
@@ -99,7 +101,7 @@ class Replica:
                 continued,
                 self._clipping,
                 self._beside,
-                self._schedule.settles(position.step),
+                self.schedule.settles(position.step),
             )
             self._phase = position.phase
         return self.active
@@ -110,19 +112,27 @@ class Replica:
             return
         index = self.active.block.index
         # The phase's last step, wherever this peer left it: the noise of rounding is the same at all peers.
-        last = self._schedule.steps_of(self._phase)[-1]
+        last = self.schedule.steps_of(self._phase)[-1]
         async with self._still:
             self.active = None
-            await self._compute.run(self._model.deactivate, seed=self._schedule.seed, step=last)
+            await self._compute.run(self._model.deactivate, seed=self.schedule.seed, step=last)
         await self._changed(index, self._phase)
         if self._model.adapters is not None:
             self._phases[self._model.adapters.index] = self._phase
 
+    async def reschedule(self, schedule: Schedule) -> None:
+        """The training ends earlier: what was trained since is taken to be of the last phase before."""
+        last = schedule.position(schedule.end).phase - 1
+        if self._phase > last:
+            await self.leave()
+        self.schedule = schedule
+        self._phases = {block: min(phase, last) for block, phase in self._phases.items()}
+
     def missed(self, step: int) -> list[int]:
         """Blocks that changed among the neighbours, who are at ``step``, in phases of which this peer has nothing."""
-        latest = self._schedule.latest_phases(step)
+        latest = self.schedule.latest_phases(step)
         if self._model.adapters is not None and step:
-            latest[self._model.adapters.index] = self._schedule.position(step - 1).phase
+            latest[self._model.adapters.index] = self.schedule.position(step - 1).phase
         return [block for block, phase in latest.items() if self._held_phase(block) < phase]
 
     def _held_phase(self, block: int) -> int:
@@ -141,12 +151,12 @@ class Replica:
         return await asyncio.shield(self._take(block, donation))
 
     async def _take(self, block: int, donation: Donation) -> bool:
-        here = self._schedule.position(donation.step)
+        here = self.schedule.position(donation.step)
         active = here.block == block and donation.active
         if self._are_adapters(block):
-            phase = self._schedule.position(donation.step - 1).phase if donation.step else None
+            phase = self.schedule.position(donation.step - 1).phase if donation.step else None
         else:
-            phase = here.phase if active else self._schedule.last_phase(block, donation.step)
+            phase = here.phase if active else self.schedule.last_phase(block, donation.step)
         async with self._still:
             if self._is_active(block) or phase is None or phase <= self._held_phase(block):
                 return False
@@ -168,7 +178,7 @@ class Replica:
                 # Beside the step, not between two: the donor is not held up, nor the joiner.
                 values = await asyncio.to_thread(self._model.block, block)
                 unfinished = self._unfinished
-                here = (block, self._schedule.position(step()).phase)
+                here = (block, self.schedule.position(step()).phase)
                 # What this peer came back with in the middle of the phase is about to be active again.
                 again = unfinished is not None and (unfinished.state.block, unfinished.phase) == here
                 return Donation(values, step(), again)

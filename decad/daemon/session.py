@@ -36,6 +36,7 @@ class SessionListener(Protocol):
 
     step: int
     stage: Stage
+    end: int
 
     def heard_beacon(self, peer: str, beacon: pb.Beacon, round_trip_s: float | None) -> None: ...
     def heard_view(self, peer: str, view: pb.View) -> None: ...
@@ -180,6 +181,7 @@ class Session:
             sequence=self._sequence,
             step=as_uint64(self._listener.step),
             stage=pb.Stage.ValueType(self._listener.stage),
+            end=as_uint64(self._listener.end),
         )
         if self._heard is not None:
             beacon.echo_sequence = self._heard[0]

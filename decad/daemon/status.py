@@ -80,7 +80,7 @@ class StatusBoard:
 
     def _progress(self) -> pb.Progress:
         spec, progress = self.context.run.spec, self.progress
-        schedule = spec.calendar(len(self.plan))
+        schedule = spec.calendar(len(self.plan), self.network.end)
         position = schedule.position(progress.step)
         total = last_step(self.config.steps, schedule) or horizon(spec.schedule)
         left = max(0, total - progress.step)

@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 
-from decad.core.schedule import Position, last_step
+from decad.core.schedule import Position, Schedule
 from decad.daemon.batches import Batches, Trained
 from decad.daemon.compute import ComputeThread
 from decad.daemon.context import PeerContext
+from decad.daemon.ending import Ending
 from decad.daemon.evaluation import Evaluation
 from decad.daemon.events import Finished, PhaseBegun, StepTaken
 from decad.daemon.exchange import Exchange, describe
@@ -49,8 +50,6 @@ class Trainer:
     ) -> None:
         self._context, self._config, self.spec = context, context.config, context.run.spec
         self.progress = context.progress
-        self.schedule = self.spec.calendar(len(context.plan))
-        self._last = last_step(self._config.steps, self.schedule)
         if self.spec.adapters and loaded.model.adapters is None:
             raise ConfigError(
                 "adapters are for models that decad loads itself, not a program's own. Leave them out."
@@ -61,8 +60,12 @@ class Trainer:
         self._batches = Batches(self._config, loaded, self._stopping.is_set)
         self._exchange, self._network, self._neighbourhood = exchange, network, network.neighbourhood
         self._saver = Saver(loaded.store, self.progress.notice)
-        self._replica = Replica(self.schedule, self._rule, loaded.model, compute, self._saver, loaded.resumed)
-        self._transfer = StateTransfer(context, self.schedule, self._replica, network, self._stopping)
+        if loaded.resumed is not None:
+            network.bring_forward(loaded.resumed.end)
+        schedule = self.spec.calendar(len(context.plan), network.end)
+        self._replica = Replica(schedule, self._rule, loaded.model, compute, self._saver, loaded.resumed)
+        self.ending = Ending(context, network, self._replica)
+        self._transfer = StateTransfer(context, self._replica, network, self._stopping)
         self._evaluation = Evaluation(
             self._config, loaded.model, loaded.data, compute, self.progress, self._stopping
         )
@@ -76,6 +79,10 @@ class Trainer:
     def step(self) -> int:
         """The next step to take, or the one being taken."""
         return self.progress.step
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._replica.schedule
 
     @property
     def position(self) -> Position:
@@ -92,6 +99,7 @@ class Trainer:
         refreshing = asyncio.create_task(self._transfer.refresh(self._saver.due))
         try:
             await self._evaluation.run()
+            await self.ending.take()
             await self._transfer.catch_up(self._keep)
             await self._wait_for_peers()
             if self._phases_behind():  # who trained before was not here yet, or had not said so
@@ -100,7 +108,8 @@ class Trainer:
             self._neighbourhood.bound = self._bound = StepBound(
                 self.progress.step, self.spec.inner_steps, asyncio.get_running_loop().time()
             )
-            while not self._stopping.is_set() and not self._finished():
+            while not self._stopping.is_set() and not self.ending.reached:
+                await self.ending.take()
                 await self._keep_up()
                 if (entered := await self._replica.enter(self.position)) is not None:
                     here, block = self.position, entered.block
@@ -114,8 +123,9 @@ class Trainer:
                 await self._saver.answer(self._save)
                 if refreshing.done():
                     refreshing.result()
-            if self._finished() and not self._stopping.is_set():
-                await self._evaluate_in_the_end()
+            if self.ending.reached and not self._stopping.is_set():
+                await self._transfer.complete()
+                await self.ending.evaluate(self._evaluation)
             await self._end()
         except OperatorError:
             # The steps before the one that failed are worth keeping.
@@ -130,23 +140,20 @@ class Trainer:
 
     async def _end(self) -> None:
         self.progress.activity = Activity.SAVING
-        why = "finished" if self._finished() else "stopped"
+        why = "finished" if self.ending.reached else "stopped"
         if self.progress.step or self._saver.owes:
             await self._save()
             log.info("%s at step %d, which is saved in %s", why, self.progress.step, self._config.state_dir)
         else:  # a checkpoint of nothing would only pin the settings of the next start
             log.info("%s before it took a step: there is nothing to save", why)
         await self._saver.answer(self._save)
-        self.progress.tell(Finished(self.progress.step, stopped=not self._finished()))
+        self.progress.tell(Finished(self.progress.step, stopped=not self.ending.reached))
 
     async def save(self) -> int:
         """Have a checkpoint written at the end of the current step; returns its step. Raises StateError."""
         self._neighbourhood.changed.set()
         step = await self._saver.requested()
         return self.progress.step if step is None else step
-
-    def _finished(self) -> bool:
-        return 0 < self._last <= self.progress.step
 
     # -- one step -------------------------------------------------------------------------------------------
 
@@ -160,7 +167,7 @@ class Trainer:
         progress.activity = Activity.SETTLING if settles else Activity.TRAINING
         progress.learning_rate = self._rule.rate(step)
         self._network.announce(step, Stage.TRAINING)
-        neighbours = self._exchange.open(step, self._neighbourhood.edges())
+        neighbours = self._exchange.open(step, self._neighbourhood.edges(), patient=settles)
         begun = loop.time()
         trained: Trained | None = None
         if not settles:
@@ -235,7 +242,7 @@ class Trainer:
                 return
             await self._begin()
             highest = self.progress.step
-        self.progress.step = min(highest, self._last or highest)
+        self.progress.step = min(highest, self.ending.last or highest)
         if (skipped := self.progress.step - before) <= 0:  # whoever was ahead has left meanwhile
             return
         self.progress.steps_skipped += skipped
@@ -253,13 +260,6 @@ class Trainer:
         step = self.progress.step
         due = step == self.schedule.end if self.schedule.settles(step) else step % every == 0
         return due and step != self.progress.held_out_step
-
-    async def _evaluate_in_the_end(self) -> None:
-        progress, end = self.progress, self.schedule.end
-        was = progress.held_out_loss if self.schedule.over and progress.held_out_step == end else math.nan
-        await self._evaluation.run()
-        if not math.isnan(was) and progress.step == self.schedule.over:
-            log.info("settled: held-out loss %.4f, and %.4f before", progress.held_out_loss, was)
 
     def _phases_behind(self) -> bool:
         """Whether others are in a later phase: then their copies are wanted, and not only their step."""
@@ -318,6 +318,7 @@ class Trainer:
             set_fields=tuple(sorted(self._context.run.set_fields)),
             step=step,
             apart=dict(self._apart),
+            end=self._network.end,
             data={**position.to_dict(), DRAWN_BY: self._drawn_by},
             peers=self._network.known_peers(),
         )

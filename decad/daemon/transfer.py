@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from decad.core.schedule import Schedule
 from decad.daemon.context import PeerContext
 from decad.daemon.download import Download
 from decad.daemon.fetch import Donation
@@ -20,6 +20,9 @@ log = logging.getLogger("decad")
 
 OUTRUN = 2
 """So many times in a row as many blocks were trained as were fetched meanwhile: the run is faster than the line."""
+
+GIVEN_UP_S = 10.0
+"""So long after the last block that came at the end of a run it is over for this peer, too."""
 
 
 @dataclass
@@ -45,12 +48,11 @@ class StateTransfer:
     def __init__(
         self,
         context: PeerContext,
-        schedule: Schedule,
         replica: Replica,
         network: Network,
         stopping: asyncio.Event,
     ) -> None:
-        self._schedule, self._replica = schedule, replica
+        self._replica = replica
         self._network, self._neighbourhood = network, network.neighbourhood
         self._progress, self._stopping = context.progress, stopping
         self._plan, self._kept = context.plan, context.kept
@@ -58,7 +60,7 @@ class StateTransfer:
 
     def missed_whole_phases(self, step: int) -> bool:
         """Whether phases that were over at ``step`` passed without this peer: then it needs more than the step."""
-        begun = self._schedule.position(step)
+        begun = self._replica.schedule.position(step)
         return bool(self._replica.missed(step - begun.inner))
 
     async def catch_up(self, keep: Callable[[], Awaitable[None]]) -> int:
@@ -141,10 +143,33 @@ class StateTransfer:
                 if not newer:
                     await self._neighbourhood.wait_change()
 
+    async def complete(self) -> None:
+        """After the last step: fetch what `refresh` did not, from others that have come as far."""
+        progress, loop = self._progress, asyncio.get_running_loop()
+        until = loop.time() + GIVEN_UP_S
+        while (missed := self._replica.missed(progress.step)) and not self._stopping.is_set():
+            progress.waiting_for = f"{_blocks(len(missed))} that changed while this peer joined"
+            donors = self._network.as_far_as(progress.step - 1)
+            await unless_set(self._stopping, Download(self._kept).fetch(donors, missed, self._take))
+            if len(self._replica.missed(progress.step)) < len(missed):
+                until = loop.time() + GIVEN_UP_S
+            elif loop.time() < until:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await self._neighbourhood.wait_change()
+            else:
+                progress.notice(
+                    f"The run is over, and {_blocks(len(missed))} could not be fetched: this peer does not have the "
+                    "run's model. Export it at another peer."
+                )
+                break
+        progress.waiting_for = ""
+
     async def _take(self, block: int, donation: Donation) -> bool:
         """As `Replica.take`; what is of a step that nobody has come to is not taken."""
         highest = max(self._neighbourhood.highest_step() or 0, self._progress.step)
-        if donation.step > highest + len(self._schedule.steps_of(self._schedule.position(highest).phase)):
+        schedule = self._replica.schedule
+        if donation.step > highest + len(schedule.steps_of(schedule.position(highest).phase)):
             return False
         return await self._replica.take(block, donation)
 
@@ -155,7 +180,7 @@ class StateTransfer:
 
     def _in_order_of_use(self) -> list[int]:
         """Blocks of which neighbours have a newer copy, but for the active one."""
-        step, schedule = self._progress.step, self._schedule
+        step, schedule = self._progress.step, self._replica.schedule
         here = schedule.position(step)
         missed = set(self._replica.missed(step)) - {here.block}
         phases = range(here.phase + 1, here.phase + 2 * len(self._plan))

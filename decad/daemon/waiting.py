@@ -9,6 +9,7 @@ from decad.config import PeerConfig
 from decad.daemon.network import Network
 from decad.daemon.progress import Activity, Progress
 from decad.errors import NetworkError
+from decad.wire.counters import ByteCounter
 
 SETTLE_S = 3.0
 """Looking for peers before the first step: a machine that could join should not train a step alone."""
@@ -62,15 +63,18 @@ async def wait_for_neighbours(
     progress.waiting_for = ""
 
 
-async def linger(network: Network, progress: Progress, stop: asyncio.Event) -> None:
-    """Stay until the neighbours have finished this peer's last step too, or a few seconds have passed."""
-    if stop.is_set():
-        return
+async def linger(network: Network, progress: Progress, stop: asyncio.Event, given: ByteCounter) -> None:
+    """Stay until the neighbours have finished this peer's last step too, or for a few seconds in which they fetched
+    nothing; ``given``: what they did fetch."""
     progress.activity = Activity.FINISHED
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
-            while not stop.is_set() and network.neighbourhood.anybody_before(progress.step):
-                await network.neighbourhood.wait_change()
+    fetched = -1
+    while not stop.is_set() and given.fetch != fetched:
+        fetched = given.fetch
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not stop.is_set() and network.neighbourhood.anybody_before(progress.step):
+                    await network.neighbourhood.wait_change()
+                return
 
 
 def _unmet(network: Network) -> str:

@@ -43,6 +43,8 @@ class RunRecord(BaseModel):
     """The fields of the spec that the operator set; the others were defaults or adopted from a peer."""
     step: Annotated[int, Field(ge=0)]
     """The next step that this peer will take."""
+    end: Annotated[int, Field(ge=0)] = 0
+    """The step before which the training ends, where an operator had it end early; 0 where nobody did."""
     data: dict[str, Any]
     """Position in the data, as JSON."""
     apart: dict[int, float] = {}

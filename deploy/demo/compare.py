@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from decad.config import RunSpec
 from decad.core.batch import Batch, Score
 from decad.data.local import load_data
 from decad.model.trainable import TrainableModel
@@ -23,8 +24,8 @@ class Examiner:
     """Measures models on the test text of every domain, ``sequences`` of ``seq_len`` tokens each."""
 
     def __init__(self, base: Path, tests: Mapping[str, Path], seq_len: int, sequences: int) -> None:
-        self._model = TrainableModel.load(base, torch.device("cpu"), torch.float32)
-        self._base = [self._model.block(block.index) for block in self._model.plan.blocks]
+        self._directory = base
+        self._load(RunSpec())
         self._batches: dict[str, list[Batch]] = {}
         for domain, path in tests.items():
             # A share just below one leaves a single sequence aside: the rest is what we want to see.
@@ -40,7 +41,14 @@ class Examiner:
         with open_checkpoint(state_dir) as checkpoint:
             if checkpoint is None:
                 raise SystemExit(f"demo: {state_dir} holds no checkpoint")
+            spec = RunSpec.from_saved(checkpoint.run.spec)
+            if spec.adapters != self._model.spec.adapters:
+                self._load(spec)
             return self._examine(TrainedBlocks(checkpoint))
+
+    def _load(self, spec: RunSpec) -> None:
+        self._model = TrainableModel.load(self._directory, torch.device("cpu"), torch.float32, spec)
+        self._base = [self._model.block(block.index) for block in self._model.blocks]
 
     def _examine(self, trained: Mapping[int, Tensor]) -> dict[str, float]:
         for index, values in enumerate(self._base):
@@ -60,16 +68,17 @@ def on_own_domain(
     base: Mapping[str, float],
     alone: Mapping[str, Mapping[str, float]],
     together: Mapping[str, Mapping[str, float]],
+    adapted: Mapping[str, Mapping[str, float]],
     own: Mapping[str, str],
 ) -> str:
-    """A line for each peer (``own``: name -> domain): its loss there before, alone and together, and which is less."""
+    """A line for each peer (``own``: name -> domain): its loss there before, alone, together and with adapters."""
     lines = []
     for name, domain in own.items():
-        gain = alone[name][domain] - together[name][domain]
+        gain = alone[name][domain] - adapted[name][domain]
         verdict = f"joining bought {gain:.3f}" if gain > 0 else f"joining cost {-gain:.3f}"
         lines.append(
-            f"{name}: base {base[domain]:.3f}, alone {alone[name][domain]:.3f}, "
-            f"together {together[name][domain]:.3f}: {verdict}."
+            f"{name}: base {base[domain]:.3f}, alone {alone[name][domain]:.3f}, together "
+            f"{together[name][domain]:.3f}, with adapters {adapted[name][domain]:.3f}: {verdict}."
         )
     return "\n".join(lines)
 

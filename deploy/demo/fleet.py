@@ -130,6 +130,7 @@ class Fleet:
         reply = daemon.status
         step, training = reply.progress.step, reply.training
         alive = sum(n.state == "alive" for n in reply.neighbours)
+        steps = reply.progress.steps_total or steps  # settling comes after those of the training
         bar = "#" * round(20 * step / steps) if steps else ""
         doing = reply.activity or "starting"
         loss = f"loss {training.loss:.3f}" if training.steps_taken else ""

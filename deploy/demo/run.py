@@ -27,7 +27,9 @@ DOMAINS = ("bible", "devil", "jargon")
 TEST_SHARE = 0.1
 """Of every corpus; no peer trains on it."""
 SEQ_LEN, BATCH, INNER_STEPS, TEST_SEQUENCES = 128, 2, 2, 16
-RATE = "6e-4"
+RATE_ALONE = "6e-4"
+"""Better for a peer alone than what suits the model's width, which is for peers together (docs/adr/0020)."""
+ADAPTERS = ("--adapters", "8")
 
 
 def main() -> int:
@@ -36,12 +38,13 @@ def main() -> int:
     begun = time.monotonic()
     print(
         f"decad demo: {count} peers on this machine, {steps} steps each, one private corpus each. They train once\n"
-        "alone and once together; then every model is examined on text of all domains that nobody trained on.\n"
+        "alone, once together, and once together with adapters; then every model is examined on text of all domains\n"
+        "that nobody trained on.\n"
     )
     import_smollm2(MODEL)
     peers, tests = _prepare_data(count)
     shutil.rmtree(WORK / "runs", ignore_errors=True)
-    common = ["--model", str(MODEL), "--steps", str(steps), "--lr", RATE, "--schedule", f"linear:{steps}:0.1"]
+    common = ["--model", str(MODEL), "--steps", str(steps), "--schedule", f"linear:{steps}"]
     common += ["--seq-len", str(SEQ_LEN), "--batch-size", str(BATCH), "--inner-steps", str(INNER_STEPS)]
     common += ["--held-out", "0.05", "--eval-batches", "4", "--eval-every", str(2 * steps)]
 
@@ -49,46 +52,65 @@ def main() -> int:
     alone_begun = time.monotonic()
     with Fleet(WORK / "runs" / "alone") as alone:
         for name, path in peers.items():
-            alone.start(name, [*common, "--data", str(path), "--run", f"alone-{name}", "--no-mdns"])
+            by_itself = ["--run", f"alone-{name}", "--no-mdns", "--lr", RATE_ALONE, "--settle", "0"]
+            alone.start(name, [*common, *by_itself, "--data", str(path)])
         alone.watch(steps)
     alone_s = time.monotonic() - alone_begun
 
-    print(f"\n2. Together: {count} peers that find each other.")
+    print(f"\n2. Together: {count} peers that find each other, and end with one model.")
     together_begun = time.monotonic()
-    together, how = _together(peers, common, steps)
+    together, how = _together(peers, common, steps, "together")
     together_s = time.monotonic() - together_begun
 
-    print("\n3. Examining every model on all domains.")
+    print("\n3. The same, with adapters beside the blocks.")
+    adapted_begun = time.monotonic()
+    adapted, how = _together(peers, [*common, *ADAPTERS], steps, "adapters")
+    adapted_s = time.monotonic() - adapted_begun
+
+    print("\n4. Examining every model on all domains.")
     examiner = Examiner(MODEL, tests, SEQ_LEN, TEST_SEQUENCES)
     base = examiner.base()
     apart = {daemon.name: _examined(examiner, "alone", daemon) for daemon in alone.daemons}
     joined = {daemon.name: _examined(examiner, "together", daemon) for daemon in together.daemons}
+    beside = {daemon.name: _examined(examiner, "adapters", daemon) for daemon in adapted.daemons}
     rows = [("base model", base)]
     rows += [(f"alone: {name}", row) for name, row in apart.items()]
     rows += [(f"together: {name}", row) for name, row in joined.items()]
+    rows += [(f"with adapters: {name}", row) for name, row in beside.items()]
     print(f"\nHeld-out loss in nats a token, lower is better; columns are domains.\n\n{table(rows)}\n")
 
     own = {name: _domain(name) for name in peers}
     print("What each peer has of it on its own domain, on which it could have trained alone:\n")
-    print(f"{on_own_domain(base, apart, joined, own)}\n")
+    print(f"{on_own_domain(base, apart, joined, beside, own)}\n")
 
-    gain = mean_of(list(apart.values())) - mean_of(list(joined.values()))
-    sent = [daemon.status.traffic.sent for daemon in together.daemons]
-    total = sum(b.block + b.first_moment + b.second_moment + b.overhead + b.fetch for b in sent)
-    overhead = sum(b.overhead for b in sent)
+    means = {
+        how: mean_of(list(of.values()))
+        for how, of in (("alone", apart), ("blocks", joined), ("both", beside))
+    }
+    gain, more = means["alone"] - means["blocks"], means["alone"] - means["both"]
     print(
-        f"Mean loss over all domains: base {mean_of([base]):.3f}, alone {mean_of(list(apart.values())):.3f}, ",
-        end="",
+        f"Mean loss over all domains: base {mean_of([base]):.3f}, alone {means['alone']:.3f}, together "
+        f"{means['blocks']:.3f} (joining bought {gain:.3f}), with adapters {means['both']:.3f} (bought {more:.3f})."
     )
-    print(f"together {mean_of(list(joined.values())):.3f}: joining bought {gain:.3f}.")
-    print(f"Found each other by {how}. Sent {total / len(sent) / 1e6:.0f} MB a peer, ", end="")
-    print(f"{100 * overhead / max(1, total):.3f} % of it overhead; no text left its process.")
-    print(f"Time: alone {alone_s:.0f} s, together {together_s:.0f} s, all {time.monotonic() - begun:.0f} s.")
+    print(
+        f"Found each other by {how}. Sent {_sent(together)} a peer, with adapters {_sent(adapted)}; no text left"
+    )
+    print(
+        f"its process. Time: alone {alone_s:.0f} s, together {together_s:.0f} s, with adapters {adapted_s:.0f} s, all "
+        f"{time.monotonic() - begun:.0f} s."
+    )
     print(f"Logs and checkpoints are in {WORK / 'runs'}.")
-    if gain <= 0:
+    if more <= 0:
         print("Together was not better than alone: that should not be.", file=sys.stderr)
         return 1
     return 0
+
+
+def _sent(fleet: Fleet) -> str:
+    """By one peer, in the mean."""
+    sent = [daemon.status.traffic.sent for daemon in fleet.daemons]
+    total = sum(b.block + b.first_moment + b.second_moment + b.adapters + b.overhead + b.fetch for b in sent)
+    return f"{total / len(sent) / 1e6:.0f} MB"
 
 
 def _domain(name: str) -> str:
@@ -100,14 +122,14 @@ def _examined(examiner: Examiner, how: str, daemon: Daemon) -> dict[str, float]:
     return examiner.peer(daemon.state_dir)
 
 
-def _together(peers: dict[str, Path], common: list[str], steps: int) -> tuple[Fleet, str]:
+def _together(peers: dict[str, Path], common: list[str], steps: int, folder: str) -> tuple[Fleet, str]:
     for by_mdns in (True, False):
         ports = _free_ports(len(peers))
-        with Fleet(WORK / "runs" / ("together" if by_mdns else "together-by-peers")) as fleet:
+        with Fleet(WORK / "runs" / (folder if by_mdns else f"{folder}-by-peers")) as fleet:
             for (name, path), port in zip(peers.items(), ports, strict=True):
                 find = [] if by_mdns else ["--no-mdns", "--peers", ",".join(f"127.0.0.1:{p}" for p in ports)]
                 wait = ["--min-peers", str(len(peers) - 1), "--listen", f"127.0.0.1:{port}"]
-                fleet.start(name, [*common, *find, *wait, "--data", str(path), "--run", "demo"])
+                fleet.start(name, [*common, *find, *wait, "--data", str(path), "--run", f"demo-{folder}"])
             if not fleet.found_each_other():
                 print("  Multicast is not to be had here: starting again with --peers.")
                 continue

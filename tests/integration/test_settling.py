@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import json
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 from support.daemon import Daemon, Fleet
+from support.swarm import PACED
 
 from decad.state.checkpoint import open_checkpoint
 from decad.state.weights import TrainedBlocks
@@ -25,17 +26,17 @@ import time
 from decad.daemon.phase import ActiveBlock
 still_step = ActiveBlock.still_step
 def slow(self):
-    time.sleep(0.1)
+    time.sleep(0.25)
     return still_step(self)
 ActiveBlock.still_step = slow
 """
 
 
-def parameters(daemon: Daemon) -> torch.Tensor:
-    """All that was trained, and after which step."""
+def parameters(daemon: Daemon, step: int = END + 3 * SETTLE) -> torch.Tensor:
+    """All that was trained, after ``step`` steps."""
     with open_checkpoint(daemon.state_dir) as checkpoint:
         assert checkpoint is not None
-        assert checkpoint.run.step == END + 3 * SETTLE
+        assert checkpoint.run.step == step
         blocks = TrainedBlocks(checkpoint)
         assert len(blocks) == 3 + 1
         return torch.cat([blocks[index] for index in sorted(blocks)])
@@ -52,15 +53,53 @@ def test_one_dies_and_one_comes_in_the_middle(peers: Fleet, tmp_path: Path) -> N
     assert (seen.progress.steps_total, seen.progress.inner_steps) == (END + 3 * SETTLE, SETTLE)
     assert seen.progress.eta_s > 0
     assert [daemon.result().code for daemon in (a, b, d)] == [0, 0, 0]
-    before, after = map(float, re.findall(r"settled: held-out loss (\S+), and (\S+) before", b.log)[0])
-    assert before != after
+    b.until_log(r"settled: held-out loss \d\S+, and \d\S+ before")
     one, *others = [parameters(daemon) for daemon in (a, b, d)]
     assert one.abs().max() > 0
-    assert all((other - one).norm() < 1e-3 * one.norm() for other in others)
+    apart = [float((other - one).norm() / one.norm()) for other in others]
+    assert max(apart) < 1e-3, d.log
     done = peers.run("export", str(tmp_path / "out"), "--state-dir", "a", "--model", str(peers.model))
     assert (done.code, done.err) == (0, "")
     assert "the neighbours' were within" in done.out
     assert "a model of its own" not in done.out
+
+
+def test_an_operator_has_it_end_and_all_follow(peers: Fleet) -> None:
+    run = ("--settle", str(SETTLE), "--lr", "1e-2", "--overlay", "ring", "--adapters", "2")
+    slowly = PACED.format(pace=0.05) + SLOWLY
+    a = peers.start("a", *run, "--min-peers", "2", before=slowly)
+    a.until(lambda reply: reply.activity == "waiting")
+    early = peers.run("settle", "--state-dir", "a")
+    assert early.code != 0
+    assert "has not begun to train" in early.err
+    b = peers.start("b", *run, "--min-peers", "2", "--peers", a.address, before=slowly)
+    c = peers.start("c", *run, "--min-peers", "2", "--peers", b.address, before=slowly)
+    a.until_step(4)
+    told = json.loads(peers.run("settle", "--state-dir", "a", "--json").out)
+    assert told["step"] < told["end"]
+    assert told["over"] == told["end"] + 3 * SETTLE
+    assert told["eta_s"] > 0
+    said = peers.run("settle", "--state-dir", "c")
+    assert f"All train until step {told['end']}." in said.out
+    b.until_step(told["end"] - 3)
+    b.signal(signal.SIGKILL)  # it has to know when it returns
+    b.result()
+    b = peers.start("b", *run, "--peers", f"{a.address},{c.address}", before=slowly)
+    assert [daemon.result().code for daemon in (a, b, c)] == [0, 0, 0]
+    one, *others = [parameters(daemon, told["over"]) for daemon in (a, b, c)]
+    apart = [float((other - one).norm() / one.norm()) for other in others]
+    assert max(apart) < 1e-3, b.log
+    again = peers.start("a", *run).result()
+    assert again.code == 0
+    assert f"finished at step {told['over']}" in again.err
+
+
+def test_a_run_that_never_settles_says_so(peers: Fleet) -> None:
+    a = peers.start("a", "--settle", "0", before=PACED.format(pace=0.05))
+    a.until_step(2)
+    done = peers.run("settle", "--state-dir", "a")
+    assert done.code != 0
+    assert "--settle 0" in done.err
 
 
 def test_without_it_an_export_says_how_far_apart_they_are(peers: Fleet, tmp_path: Path) -> None:

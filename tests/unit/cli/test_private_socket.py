@@ -46,7 +46,7 @@ async def serve(state_dir: Path) -> str:
     async def save() -> int:
         return 0
 
-    async with control_service(state_dir, pb.StatusReply, lambda: None, save):
+    async with control_service(state_dir, pb.StatusReply, lambda: None, save, pb.SettleReply):
         return str(control_socket(state_dir))
 
 

@@ -46,7 +46,7 @@ def test_the_commands() -> None:
         ),
         *("peers", "peers allow", "peers deny", "peers list", "peers only-listed"),
         *("secret", "secret new", "secret retire", "secret rotate", "secret show"),
-        *("start", "status", "stop", "tune"),
+        *("settle", "start", "status", "stop", "tune"),
     ]
 
 

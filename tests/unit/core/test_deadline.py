@@ -156,3 +156,13 @@ def test_who_brings_nothing_whole_is_not_waited_for_until_it_begins() -> None:
     assert pace.slow("n")
     pace.arrived("n", 0.0, 1.0)
     assert not pace.slow("n")
+
+
+def test_while_nobody_computes_slow_ones_are_waited_for_longer() -> None:
+    pace = Pace()
+    for _ in range(5):
+        pace.stepped(0, 1.0)
+        pace.arrived("n", 0.1, 1.0)
+    assert pace.deadline(0, 0.01) == pytest.approx(0.6)
+    assert pace.patience(0, 0.01) == pytest.approx(4.0)
+    assert pace.patience(1, 0.01) == SHORTEST

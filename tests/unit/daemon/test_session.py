@@ -37,7 +37,7 @@ class Network:
     """What a session tells its network."""
 
     def __init__(self) -> None:
-        self.step, self.stage = 3, Stage.TRAINING
+        self.step, self.stage, self.end = 3, Stage.TRAINING, 0
         self.beacons: list[tuple[str, int, float | None]] = []
         self.views: list[tuple[str, pb.View]] = []
         self.goodbyes: list[tuple[str, str]] = []
