@@ -62,7 +62,8 @@ class RunSpec(BaseModel):
     labels: tuple[str, ...] = ()
     """A classifier's classes, in order; empty: those that the model names."""
     blocks: str = "layers"
-    """layers | sublayers | a number | NAME=PATTERN,...;NAME=PATTERN,...: how the model is divided into blocks."""
+    """layers | sublayers | a number | NAME=PATTERN,...;NAME=PATTERN,...: how the model is divided into blocks; none:
+    adapters alone are trained."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameters that are neither trained nor sent, such as model.embed_tokens or **.bias."""
     order: Literal["descending", "ascending", "shuffled"] = "descending"

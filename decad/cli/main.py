@@ -110,14 +110,15 @@ def settle(state_dir: Path, as_json: bool) -> None:
     show_default=True,
     help="Of the written weights; auto: as in the base model.",
 )
-def export(directory: Path, state_dir: Path, model: Path, dtype: str) -> None:
+@click.option("--adapter", is_flag=True, help="Of a run with --blocks none: the adapters alone, for peft.")
+def export(directory: Path, state_dir: Path, model: Path, dtype: str, adapter: bool) -> None:
     """Write the fine-tuned model to DIRECTORY, for transformers' from_pretrained.
 
     Works beside a running daemon, which saves its current step first, and without one.
     """
     from decad.cli.results import export_to
 
-    export_to(directory, state_dir, model, dtype)
+    export_to(directory, state_dir, model, dtype, adapter)
 
 
 @cli.command()

@@ -124,7 +124,11 @@ _SETTINGS = (
     ),
     ("--task", "TASK", "causal-lm or classification; auto: as the model was made for.  [default: auto]"),
     ("--labels", "A,B,C", "A classifier's classes, in order.  [default: those that the model names]"),
-    ("--blocks", "HOW", "layers, sublayers, a number, or NAME=PATTERN,...;NAME=...  [default: layers]"),
+    (
+        "--blocks",
+        "HOW",
+        "layers, sublayers, a number, NAME=PATTERN,...;..., or none (adapters alone).  [default: layers]",
+    ),
     ("--freeze", "PATTERNS", "Parameters that stay as they are, such as model.embed_tokens or **.bias."),
     ("--inner-steps", "N", "Steps of one block phase (R).  [default: 20]"),
     ("--order", "ORDER", "descending, ascending or shuffled.  [default: descending]"),

@@ -19,7 +19,7 @@ from decad.daemon.loading import DRAWN_BY
 from decad.data.local import data_seed, load_data
 from decad.errors import NoDaemonError, StateError
 from decad.model.dtypes import DTYPES
-from decad.model.export import export_model
+from decad.model.export import export_adapters, export_model
 from decad.model.gguf import import_gguf
 from decad.model.length import sequence_length
 from decad.model.trainable import TrainableModel
@@ -32,16 +32,23 @@ ONE_MODEL = 1e-3
 """Peers whose blocks are no further apart than this, relative to their length, have one model."""
 
 
-def export_to(directory: Path, state_dir: Path, base: Path, dtype: str) -> None:
-    """Write a Hugging Face directory of the peer's model."""
+def export_to(directory: Path, state_dir: Path, base: Path, dtype: str, adapter: bool) -> None:
+    """Write a Hugging Face directory of the peer's model, or a directory of its adapters as peft has them."""
     _save_if_running(state_dir)
     with open_checkpoint(state_dir) as checkpoint:
         found = _checked(checkpoint, state_dir, base)
-        export_model(
-            base, directory, TrainedBlocks(found), RunSpec.from_saved(found.run.spec), DTYPES.get(dtype)
-        )
+        blocks, spec = TrainedBlocks(found), RunSpec.from_saved(found.run.spec)
+        if adapter:
+            export_adapters(base, directory, blocks, spec)
+        else:
+            export_model(base, directory, blocks, spec, DTYPES.get(dtype))
         step, apart = found.run.step, found.run.apart
-    click.echo(f"Wrote {directory}: the model of step {step}. Load it with transformers' from_pretrained.")
+    if adapter:
+        click.echo(f"Wrote {directory}: the adapters of step {step}. Load them with peft's from_pretrained.")
+    else:
+        click.echo(
+            f"Wrote {directory}: the model of step {step}. Load it with transformers' from_pretrained."
+        )
     if apart:
         furthest = max(apart.values())
         share = f"{max(furthest, 1e-4):.2%}"

@@ -43,7 +43,7 @@ def local_step(theta: Tensor, grad: Tensor, state: AdamState, constants: AdamCon
     c = constants
     state.updates += 1
     bias1, bias2 = 1 - c.a1**state.updates, 1 - c.a2**state.updates
-    shrink = _clip_factor(grad, c.clip) if c.clip else None
+    shrink = _clip_factor(grad, c.clip) if c.clip and grad.numel() else None
     for piece in pieces(theta.numel()):
         g = grad[piece] if shrink is None else grad[piece] * shrink
         m_half = state.m[piece].mul_(c.a1).add_(g, alpha=1 - c.a1)

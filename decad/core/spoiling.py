@@ -67,7 +67,7 @@ class Distances:
 
     def relative(self, neighbour: str) -> float:
         """To the length of mine; -1 if nothing of it was heard."""
-        own = self._own[neighbour]
+        own = self._own.get(neighbour, 0.0)
         return math.sqrt(self._apart[neighbour] / own) if own > 0 else -1.0
 
     def spoilers(self, apart: Callable[[str], float]) -> list[str]:
@@ -107,13 +107,14 @@ class StepDistances:
             self.of[section].add(neighbour, start, values, public)
 
     def relative(self, neighbour: str) -> float:
-        """Of the block: see `Distances.relative`."""
-        return self.of[Section.BLOCK].relative(neighbour) if Section.BLOCK in self.of else -1.0
+        """Of the block, or of the adapters if nothing else is trained: see `Distances.relative`."""
+        told = (distances.relative(neighbour) for distances in self.of.values())
+        return next((apart for apart in told if apart >= 0), -1.0)
 
     @property
     def furthest(self) -> float:
         """The largest `relative` of those heard; -1 if nobody was."""
-        heard = self.of[Section.BLOCK].heard if Section.BLOCK in self.of else ()
+        heard = {name for distances in self.of.values() for name in distances.heard}
         return max(map(self.relative, heard), default=-1.0)
 
 

@@ -19,7 +19,7 @@ from decad.core.clipping import Clipping, StepClipping, absurd_beyond
 from decad.core.coding import decoder, encoder
 from decad.core.constants import AdamConstants
 from decad.core.mixing import Mixer, moment_scale
-from decad.core.moments import MomentRule, default_b1, moment_rule
+from decad.core.moments import MomentRule, NoExchange, default_b1, moment_rule
 from decad.core.robust import Collected
 from decad.core.schedule import learning_rate
 from decad.core.section import Section
@@ -63,7 +63,7 @@ def _largest(values: Mapping[Section, Tensor]) -> dict[Section, float]:
     return {
         section: float(torch.linalg.vector_norm(theta, torch.inf))
         for section, theta in values.items()
-        if not theta.is_meta
+        if not theta.is_meta and theta.numel()
     }
 
 
@@ -94,7 +94,8 @@ class ActiveBlock:
             self.state.m.copy_(resumed.tensors["m"])
             self.state.v.copy_(resumed.tensors["v"])
             model.sync()
-        sizes = {Section.BLOCK: block.numel, **({} if settles else rule.moments.sections(block))}
+        self._moments = rule.moments if block.numel else NoExchange()
+        sizes = {Section.BLOCK: block.numel, **({} if settles else self._moments.sections(block))}
         largest = _largest({Section.BLOCK: self.theta})
         if adapters is not None:
             sizes[Section.ADAPTERS] = adapters.theta.numel()
@@ -152,7 +153,7 @@ class ActiveBlock:
     def half_step(self, gradient: Tensor, step: int) -> dict[Section, Tensor]:
         """`local_step`, then encode what travels. Returns zeroed accumulators; ``gradient`` is used up."""
         self.local_step(gradient, step)
-        outgoing = {Section.BLOCK: self.theta, **self._rule.moments.outgoing(self.block, self.state)}
+        outgoing = {Section.BLOCK: self.theta, **self._moments.outgoing(self.block, self.state)}
         if self._adapters is not None:
             outgoing[Section.ADAPTERS] = self._adapters.theta
         self.coding.encoder.encode(self._staging.to_host(outgoing))
@@ -169,14 +170,16 @@ class ActiveBlock:
         self.coding.encoder.encode(self._staging.to_host(outgoing))
         return self._staging.accumulators(self.state.v)
 
-    def finish_still(self, mixer: Mixer, inner: int, rho: float) -> None:
-        """In the place of `finish_step`. ``inner``: the step's place in its phase; ``rho``: see `chebyshev`."""
+    def finish_still(self, mixer: Mixer, inner: int, passes: int, rho: float) -> None:
+        """In the place of `finish_step`. ``inner``: the step's place in its phase; ``passes``: in which nothing was
+        trained before it; ``rho``: see `chebyshev`."""
         d = self._staging.to_device(mixer.finish())
         # Who came in the middle has no step before this one, and a rule that bounds or chooses is not linear.
-        linear = self._rule.robust == "none" and self.state.updates > 1
-        accelerate(self.theta, d[Section.BLOCK], self.state.m, relaxation(inner, rho) if linear else 1.0)
+        rho = rho if self._rule.robust == "none" else 0.0
+        omega = relaxation(inner, rho) if self.state.updates > 1 else 1.0
+        accelerate(self.theta, d[Section.BLOCK], self.state.m, omega)
         if self._adapters is not None:
-            self._adapters.theta.add_(d[Section.ADAPTERS])
+            self._adapters.mix_still(d[Section.ADAPTERS], passes, rho)
         self._model.sync()
 
     def finish_step(self, mixer: Mixer, step: int) -> None:
@@ -185,7 +188,7 @@ class ActiveBlock:
         self.theta.add_(d[Section.BLOCK])
         if self._adapters is not None:
             self._adapters.theta.add_(d[Section.ADAPTERS])
-        self._rule.moments.apply(self.block, self.state, d, self._rule.rate(step), self._rule.constants)
+        self._moments.apply(self.block, self.state, d, self._rule.rate(step), self._rule.constants)
         self._model.sync()
 
     def saved(self) -> ActiveState:

@@ -133,7 +133,8 @@ class Replica:
         latest = self.schedule.latest_phases(step)
         if self._model.adapters is not None and step:
             latest[self._model.adapters.index] = self.schedule.position(step - 1).phase
-        return [block for block, phase in latest.items() if self._held_phase(block) < phase]
+        kept = self._model.blocks
+        return [b for b, phase in latest.items() if self._held_phase(b) < phase and kept[b].numel]
 
     def _held_phase(self, block: int) -> int:
         """The last phase in which a block was trained here or fetched; -1 for none."""

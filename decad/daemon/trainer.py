@@ -191,7 +191,8 @@ class Trainer:
             proceed, mixer = await mixing
             if trained is None:
                 rho = self._neighbourhood.contraction()
-                await self._compute.run(active.finish_still, mixer, self.position.inner, rho)
+                passes = step - self.schedule.end
+                await self._compute.run(active.finish_still, mixer, self.position.inner, passes, rho)
             else:
                 await self._compute.run(active.finish_step, mixer, step)
             now = loop.time()

@@ -50,6 +50,11 @@ async def wait_for_neighbours(
                 break
             if waited >= REACH_S and not network.linked:
                 if not resumed:
+                    if not unmet and network.mismatch is None:
+                        raise NetworkError(
+                            "The peers that were reached have left: their run may be over. Export its model there; or "
+                            "start without --peers to begin one."
+                        )
                     raise network.mismatch or NetworkError(
                         f"None of --peers could be reached within {REACH_S:.0f} s: {unmet}. Check the addresses "
                         "and that decad runs there; or start without --peers to be the first, or with "

@@ -152,7 +152,8 @@ class LabPeer:
                 self._shut_out.update(spoilers)
             self._distances = None
             if self._schedule.settles(step):
-                self._block().finish_still(self._mixer, self._schedule.position(step).inner, rho)
+                passes = step - self._schedule.end
+                self._block().finish_still(self._mixer, self._schedule.position(step).inner, passes, rho)
             else:
                 self._block().finish_step(self._mixer, step)
             self._mixer = None

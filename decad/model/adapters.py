@@ -10,16 +10,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from decad.config import RunSpec
 from decad.core.blocks import Block, BlockPlan
 from decad.errors import ConfigError
-from decad.model.division import divide
+from decad.model.division import NONE, divide
 from decad.model.loading import CLASSIFICATION
 from decad.model.patterns import chosen
 
@@ -57,6 +59,8 @@ def head_beside(module: Any, spec: RunSpec) -> list[str]:
 
 def plan_of(module: Any, spec: RunSpec) -> BlockPlan:
     """The blocks of a run; ``module`` has no adapters yet. Raises ConfigError."""
+    if spec.blocks == NONE and not spec.adapters:
+        raise ConfigError("--blocks none trains nothing without adapters: give --adapters RANK.")
     return divide(module, spec.blocks, spec.freeze, head_beside(module, spec))
 
 
@@ -67,17 +71,9 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str], empty: boo
     ConfigError.
     """
     # Here, since it takes seconds of which a run without adapters has no need.
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
-    targets = adapting.targets if adapting.targets == ALL_LINEAR else adapting.targets.split(",")
-    settings = LoraConfig(
-        r=adapting.rank,
-        lora_alpha=adapting.alpha,
-        target_modules=targets,
-        exclude_modules=sorted({name.rpartition(".")[0] for name in without}) or None,
-        lora_dropout=0.0,
-        fan_in_fan_out=any(isinstance(part, Conv1D) for part in module.modules()),
-    )
+    settings = _settings(module, adapting, without)
     before = {id(parameter) for parameter in module.parameters()}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft names patterns for the layers of mixtures of experts whether this model has them or not.
@@ -89,6 +85,46 @@ def add_adapters(module: Any, adapting: Adapting, without: list[str], empty: boo
             raise ConfigError(f"adapters: targets {adapting.targets!r} are not accepted: {error}") from None
     module.train(False)
     return [name for name, parameter in module.named_parameters() if id(parameter) not in before]
+
+
+def _settings(module: Any, adapting: Adapting, without: list[str], **more: Any) -> Any:
+    """As peft has them; ``more``: other fields of its LoraConfig."""
+    from peft import LoraConfig
+
+    targets = adapting.targets if adapting.targets == ALL_LINEAR else adapting.targets.split(",")
+    return LoraConfig(
+        r=adapting.rank,
+        lora_alpha=adapting.alpha,
+        target_modules=targets,
+        exclude_modules=sorted({name.rpartition(".")[0] for name in without}) or None,
+        lora_dropout=0.0,
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in module.modules()),
+        **more,
+    )
+
+
+def save_adapters(module: Any, spec: RunSpec, flat: Tensor, base: str, out: Path) -> None:
+    """Write adapters, fp32 [a], into the directory ``out`` as peft has them, with a classifier's head; ``module``: the
+    base model, without any, that is to be found at ``base``."""
+    from peft import TaskType
+
+    head = head_names(module) if spec.task == CLASSIFICATION else []
+    more = {
+        "task_type": TaskType.SEQ_CLS if spec.task == CLASSIFICATION else TaskType.CAUSAL_LM,
+        "modules_to_save": sorted({name.partition(".")[0] for name in head}) or None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+    }
+    settings = _settings(module, adapting(spec), head, **more)
+    values = {name: module.get_parameter(name).detach().float() for name in head}
+    block, _ = put_adapters(module, spec, 0)
+    values |= {name.replace(".default.", "."): view for name, view in block.views(flat).items()}
+    save_file(
+        {f"base_model.model.{name}": view.contiguous() for name, view in values.items()},
+        out / "adapter_model.safetensors",
+        {"format": "pt"},
+    )
+    settings.save_pretrained(str(out))
 
 
 def put_adapters(module: Any, spec: RunSpec, index: int, empty: bool = False) -> tuple[Block, dict[str, Any]]:

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from torch import nn
 
-from decad.core.blocks import BlockPlan, Rows
+from decad.core.blocks import Block, BlockPlan, Rows
 from decad.errors import ConfigError
 from decad.model.patterns import chosen, matches
 
+NONE = "none"
+"""No block is trained."""
 LARGEST = 2
 """No block that can be divided is larger than the mean so many times."""
 AUTOMATIC = 32
@@ -39,12 +41,14 @@ def divide(
     """The block plan of ``module``, input side first; its weights may lie on the ``meta`` device.
 
     ``blocks``: ``layers`` (a block a layer, the embeddings, and the head), ``sublayers`` (attention and the rest of
-    each layer apart), a number of blocks of about the same size, or ``NAME=PATTERN,...;NAME=...``. ``freeze``: patterns
-    of parameters that are not trained (`patterns.matches`). ``without``: names of some that are in no block, frozen or
-    not. With ``layers`` and ``sublayers``, embeddings and heads of
-    more than twice the mean block are divided by rows. Raises ConfigError when a pattern matches nothing, when a
-    parameter is in two blocks or in none, and when there is nothing to train.
+    each layer apart), a number of blocks of about the same size, ``NAME=PATTERN,...;NAME=...``, or ``none``: one
+    without parameters, for runs that train adapters alone. ``freeze``: patterns of parameters that are not trained
+    (`patterns.matches`). ``without``: names of some that are in no block, frozen or not. With ``layers`` and
+    ``sublayers``, embeddings and heads of more than twice the mean block are divided by rows. Raises ConfigError when a
+    pattern matches nothing, when a parameter is in two blocks or in none, and when there is nothing to train.
     """
+    if blocks == NONE:
+        return BlockPlan((Block(0, NONE, ()),))
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     for pattern in freeze:
         frozen = _chosen(pattern, shapes, "--freeze")
@@ -63,7 +67,8 @@ def divide(
         return _plan(_evenly(units, int(blocks)), shapes)
     if blocks not in ("layers", "sublayers"):
         raise ConfigError(
-            f"--blocks {blocks} is not known. Use layers, sublayers, a number, or NAME=PATTERN,...;NAME=PATTERN,..."
+            f"--blocks {blocks} is not known. Use layers, sublayers, a number, NAME=PATTERN,...;NAME=PATTERN,..., or "
+            "none."
         )
     units = _units(module, shapes, parts=blocks == "sublayers")
     return _plan(_cut(units, shapes, lambda sizes: LARGEST * sum(sizes) // len(sizes)), shapes)

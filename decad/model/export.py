@@ -13,8 +13,9 @@ from torch import Tensor
 
 from decad.config import RunSpec
 from decad.core.blocks import BlockPlan
-from decad.errors import InternalError, ModelError, first_line
-from decad.model.adapters import merge, plan_of, put_adapters
+from decad.errors import ConfigError, InternalError, ModelError, first_line
+from decad.model.adapters import merge, plan_of, put_adapters, save_adapters
+from decad.model.division import NONE
 from decad.model.loading import load_module
 from decad.model.output import SHARD_BYTES, new_directory
 
@@ -31,6 +32,9 @@ COPIED_FILES = (
     "chat_template.jinja",
 )
 """Taken over from the base directory as they are, where present."""
+
+AFTER_THE_LAST = 1
+"""Index of the adapters where one block without parameters is all else."""
 
 
 def export_model(
@@ -58,6 +62,27 @@ def export_model(
             if (base_dir / name).is_file():
                 shutil.copyfile(base_dir / name, partial / name)
         for file in partial.iterdir():  # safetensors leaves its own readable for the owner alone
+            file.chmod(partial.stat().st_mode & 0o666)
+
+
+def export_adapters(base_dir: Path, out_dir: Path, blocks: Mapping[int, Tensor], spec: RunSpec) -> None:
+    """Write ``out_dir``: the adapters alone, for peft and whatever reads its directories; fp32.
+
+    As `export_model`. Raises ConfigError where blocks were trained too, and where there are no adapters.
+    """
+    if not spec.adapters:
+        raise ConfigError("This run has no adapters (--adapters 0). Export the model, without --adapter.")
+    if spec.blocks != NONE:
+        raise ConfigError(
+            "Blocks of the model itself were trained in this run, so its adapters alone are not what came of it. "
+            "Export the whole model, without --adapter. A run that trains adapters alone has --blocks none."
+        )
+    if AFTER_THE_LAST not in blocks:
+        raise ConfigError("No step was taken yet: there are no adapters to export.")
+    with new_directory(out_dir) as partial:
+        module = load_module(base_dir, "auto", spec)
+        save_adapters(module, spec, blocks[AFTER_THE_LAST], str(base_dir.resolve()), partial)
+        for file in partial.iterdir():
             file.chmod(partial.stat().st_mode & 0o666)
 
 

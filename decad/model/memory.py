@@ -25,6 +25,7 @@ from decad.core.batch import Batch
 from decad.core.blocks import Block, BlockPlan
 from decad.core.constants import AdamConstants
 from decad.model.adapters import head_beside, plan_of, put_adapters
+from decad.model.division import divide
 from decad.model.length import context_length, sequence_length
 from decad.model.loading import CAUSAL_LM, empty_module
 from decad.model.objective import CHUNK, Classes, NextToken, Objective
@@ -85,11 +86,14 @@ def measure(
             if spec.task == CAUSAL_LM
             else Batch(tokens, torch.zeros(sequences, dtype=torch.int64))
         )
+        # With adapters alone a step is a layer's, without what that takes for the layer's own gradient.
+        gone_through = plan if plan.numel else divide(module)
         steps = _steps(
-            plan, lambda block: _step(module, objective, block, batch, summed=sequences < batch_size)
+            gone_through, lambda block: _step(module, objective, block, batch, summed=sequences < batch_size)
         )
     if adapters:
-        steps = [max(steps) + 4 * adapters] * len(steps)
+        spared = 0 if plan.numel else 4 * min(block.numel for block in gone_through.blocks)
+        steps = [max(steps) + 4 * adapters - spared] * len(plan)
     needs = [
         Need(
             weights=(every - head) * dtype.itemsize + 4 * adapters,

@@ -309,7 +309,7 @@ def _chains(plan: BlockPlan) -> Iterator[list[Block]]:
     """Blocks in their order, those together that share a parameter's rows."""
     chain: list[Block] = []
     for block in plan.blocks:
-        if chain and block.slots[0].first_row == 0:
+        if chain and not (block.slots and block.slots[0].first_row):
             yield chain
             chain = []
         chain.append(block)

@@ -9,6 +9,9 @@ import pytest
 from support.daemon import Fleet
 from support.swarm import PACED
 
+from decad.state.checkpoint import open_checkpoint
+from decad.state.weights import TrainedBlocks
+
 pytestmark = pytest.mark.timeout(120)
 
 ADAPTERS = ("--adapters", "2", "--adapter-lr", "1e-2", "--lr", "1e-3")
@@ -43,6 +46,44 @@ def test_a_joiner_gets_them_and_all_end_alike(peers: Fleet, tmp_path: Path) -> N
     base = json.loads(peers.run("eval", "--model", str(peers.model), *data, "--name", "x", "--json").out)
     assert max(seen) - min(seen) < 0.05
     assert max(seen) < base["loss"] - 0.3
+
+
+def test_adapters_alone_are_a_run_too(peers: Fleet, tmp_path: Path) -> None:
+    run = ("--blocks", "none", "--adapters", "2", "--schedule", "linear:120", "--overlay", "edges:a-b,b-c")
+    paced = PACED.format(pace=0.15)
+    a = peers.start("a", *run, "--min-peers", "1", before=paced)
+    b = peers.start("b", *run, "--min-peers", "1", "--peers", a.address, before=paced)
+    a.until_step(20)
+    c = peers.start("c", *run, "--peers", b.address, before=paced)
+    c.until(lambda r: r.training.steps_taken)
+    assert "fetching 1 block" in c.log
+    sent = a.status().traffic.sent
+    assert sent.adapters > 0
+    assert sent.block == sent.second_moment == 0
+    assert [daemon.result().code for daemon in (a, b, c)] == [0, 0, 0]
+    values = []
+    for daemon in (a, b, c):
+        with open_checkpoint(daemon.state_dir) as checkpoint:
+            assert checkpoint is not None
+            assert checkpoint.run.step == 120 + 8
+            values.append(TrainedBlocks(checkpoint)[1])
+    assert all((other - values[0]).norm() < 1e-3 * values[0].norm() for other in values[1:])
+    again = peers.start("a", *run).result()
+    assert again.code == 0
+    out = tmp_path / "adapters"
+    done = peers.run("export", str(out), "--adapter", "--state-dir", "a", "--model", str(peers.model))
+    assert done.code == 0, done.err
+    assert "the adapters of step 128" in done.out
+    assert "the neighbours' were within" in done.out
+    assert (out / "adapter_model.safetensors").exists()
+    data = ("--data", str(peers.texts / "a.txt"), "--seq-len", "32", "--json")
+    base, tuned = (
+        json.loads(peers.run("eval", "--model", str(peers.model), *data, "--state-dir", "a", *more).out)[
+            "loss"
+        ]
+        for more in (("--base",), ())
+    )
+    assert tuned < base - 0.1
 
 
 def test_other_ranks_do_not_train_together(peers: Fleet) -> None:
