@@ -45,7 +45,7 @@ class Ending:
         notice = math.ceil(NOTICE_S / progress.step_s) if progress.step_s else 0
         soon = progress.step + max(members, notice)
         if not self._network.end and (not schedule.over or soon < schedule.end):
-            self._network.bring_forward(schedule.steps_of(schedule.position(soon).phase).stop)
+            self._network.bring_forward(soon)
         coming = spec.calendar(len(self._context.plan), self._network.end)
         left = max(0, coming.end - progress.step) * progress.step_s
         left += (coming.over - max(coming.end, progress.step)) * progress.exchange_s

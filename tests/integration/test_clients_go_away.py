@@ -43,8 +43,9 @@ def told(*arguments):
     return call(*arguments)
 client.call = told
 """
-REQUESTS = {"Status": pb.StatusRequest(), "Save": pb.SaveRequest()}
+REQUESTS = {"Status": pb.StatusRequest(), "Save": pb.SaveRequest(), "Settle": pb.SettleRequest()}
 """All but the one that ends the daemon on purpose."""
+LONG = ("--inner-steps", "100000", "--settle", "1000")
 
 
 def test_every_request_is_here() -> None:
@@ -64,7 +65,7 @@ def goes_on(daemon: Daemon) -> None:
 @pytest.mark.parametrize("request_name", REQUESTS)
 @pytest.mark.parametrize("after_s", [0.001, 0.1, 0.4])
 def test_a_request_that_is_given_up(peers: Fleet, request_name: str, after_s: float) -> None:
-    daemon = peers.start("a", "--inner-steps", "100000", before=PACED + SLOW_DISK)
+    daemon = peers.start("a", *LONG, before=PACED + SLOW_DISK)
     daemon.until_step(2)
     with grpc.insecure_channel(f"unix:{control_socket(daemon.state_dir)}") as channel:
         method = getattr(rpc.DaemonStub(channel), request_name)
@@ -91,7 +92,7 @@ def test_a_stop_whose_client_goes_away_is_a_stop(peers: Fleet) -> None:
 @pytest.mark.parametrize("command", ["export out", "eval"])
 def test_an_interrupted_command(peers: Fleet, command: str) -> None:
     """Ctrl-C while the daemon is asked for a checkpoint."""
-    daemon = peers.start("a", "--inner-steps", "100000", before=PACED + SLOW_DISK)
+    daemon = peers.start("a", *LONG, before=PACED + SLOW_DISK)
     daemon.until_step(2)
     data = ("--data", str(peers.texts)) if command == "eval" else ()
     interrupted = peers.launch(
