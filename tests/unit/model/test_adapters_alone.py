@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_peft_reads_what_is_exported(family: str, tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors"]
     kind = AutoPeftModelForCausalLM if family in CAUSAL else AutoPeftModelForSequenceClassification
-    more = {} if family in CAUSAL else {"num_labels": 2}
+    more: dict[str, Any] = {} if family in CAUSAL else {"num_labels": 2}
     read = kind.from_pretrained(tmp_path / "out", local_files_only=True, dtype=torch.float32, **more).eval()
     with torch.no_grad():
         found, expected = read(TOKENS).logits, model.module(TOKENS).logits
