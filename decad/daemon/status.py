@@ -83,7 +83,9 @@ class StatusBoard:
         schedule = spec.calendar(len(self.plan), self.network.end)
         position = schedule.position(progress.step)
         total = last_step(self.config.steps, schedule) or horizon(spec.schedule)
-        left = max(0, total - progress.step)
+        still = schedule.over - max(schedule.end, progress.step) if schedule.over == total else 0
+        left = max(0, total - max(0, still) - progress.step)
+        seconds = left * progress.step_s + max(0, still) * progress.exchange_s
         return pb.Progress(
             step=as_uint64(progress.step),
             steps_total=as_uint64(total),
@@ -94,7 +96,7 @@ class StatusBoard:
             blocks_total=len(self.plan),
             inner_step=as_uint32(position.inner),
             inner_steps=as_uint32(len(schedule.steps_of(position.phase))),
-            eta_s=left * progress.step_s if total and progress.step_s else -1.0,
+            eta_s=seconds if total and progress.step_s else -1.0,
         )
 
     def _training(self) -> pb.Training:

@@ -22,14 +22,17 @@ from torch import Tensor
 
 from decad.config import RunSpec
 from decad.core.batch import Batch
+from decad.daemon.adapters import Adapters
 from decad.daemon.phase import ActiveBlock, TrainingRule
 from decad.errors import OperatorError
 from decad.lab.methods.dec_lora import DecLora
-from decad.model.division import divide
+from decad.model.division import NONE, divide
 from decad.model.loading import empty_module, what_to_train
 from decad.model.trainable import TrainableModel
 
 LR = 1e-5
+IN_FP32 = 16
+"""Bytes of a value with its gradient and moments."""
 SAMPLED_S = 0.002
 """Between two looks at the memory."""
 
@@ -99,7 +102,8 @@ def measure_here(setting: Setting, name: str) -> Cost:
     dtype = torch.bfloat16 if setting.dtype == "bfloat16" else torch.float32
     torch.zeros(1).add_(1)
     before = _private()
-    model = TrainableModel.load(setting.model, torch.device("cpu"), dtype, RunSpec())
+    spec = RunSpec.model_validate(SPECS[name](setting.rank) if name in SPECS else {})
+    model = TrainableModel.load(setting.model, torch.device("cpu"), dtype, spec)
     generator = torch.Generator().manual_seed(0)
     shape = (setting.batch_size, setting.seq_len)
     tokens = torch.randint(0, min(model.vocab_size, 1000), shape, generator=generator)
@@ -218,17 +222,22 @@ class Decad:
 
     def __init__(self, model: TrainableModel, setting: Setting) -> None:
         self._model = model
-        spec = model.spec.model_copy(update={"lr": LR})
-        self._rule = TrainingRule(spec)
-        self.trained = max(block.numel for block in model.plan.blocks)
+        self._rule = TrainingRule(model.spec.settled(lr=LR, adapter_lr=LR))
+        block = max(block.numel for block in model.plan.blocks)
+        beside = 0 if model.adapters is None else model.adapters.numel
+        self._adapters: Adapters | None = None
+        if model.adapters is not None:
+            rule = self._rule
+            self._adapters = Adapters(model.adapter_values, rule.adapter_rate, rule.constants)
+        self.trained = block + beside
         self.gradients = 4 * self.trained
-        self.optimiser = self.trained * (8 if model.dtype == torch.float32 else 12)
+        self.optimiser = block * (8 if model.dtype == torch.float32 else 12) + 8 * beside
         self.exchange = 0
 
     def parts(self) -> Iterable[Callable[[Batch], None]]:
         count = len(self._model.plan)
         for place in sorted({0, count // 2, count - 1}, reverse=True):
-            active = ActiveBlock(self._model, self._model.plan[place], self._rule)
+            active = ActiveBlock(self._model, self._model.plan[place], self._rule, adapters=self._adapters)
 
             def step(batch: Batch, active: ActiveBlock = active) -> None:
                 _, gradient = self._model.gradient(batch)
@@ -244,7 +253,14 @@ METHODS: Mapping[str, Callable[[TrainableModel, Setting], Stepper]] = {
     "lora": Lora,
     "badam": BAdam,
     "decad": Decad,
+    "decad-adapters": Decad,
+    "adapters-alone": Decad,
 }
+SPECS: Mapping[str, Callable[[int], dict[str, Any]]] = {
+    "decad-adapters": lambda rank: {"adapters": rank},
+    "adapters-alone": lambda rank: {"adapters": rank, "blocks": NONE},
+}
+"""What a run of the method sets, by the rank of adapters."""
 
 
 def formula(parameters: int, blocks: int, largest: int, dtype_bytes: int, adapters: int) -> dict[str, int]:
@@ -252,7 +268,7 @@ def formula(parameters: int, blocks: int, largest: int, dtype_bytes: int, adapte
 
     BAdam's paper (arXiv 2404.02827, table 1) counts 2M + 16M/D bytes for M parameters in D blocks held in 16 bits: of
     the active block a gradient, a master copy and two moments in fp32. Its program keeps the gradient as it came too.
-    ``largest``: parameters of decad's largest block, ``adapters``: those of LoRA.
+    ``largest``: parameters of decad's largest block, ``adapters``: those of LoRA, which decad holds in fp32.
     """
     held = dtype_bytes * parameters
     each = 16 if dtype_bytes < 4 else 12
@@ -261,6 +277,8 @@ def formula(parameters: int, blocks: int, largest: int, dtype_bytes: int, adapte
         "lora": held + dtype_bytes * adapters + (each + (dtype_bytes if dtype_bytes < 4 else 0)) * adapters,
         "badam": held + (12 + dtype_bytes + 4) * parameters // blocks,
         "decad": held + each * largest,
+        "decad-adapters": held + each * largest + IN_FP32 * adapters,
+        "adapters-alone": held + IN_FP32 * adapters,
     }
 
 

@@ -14,7 +14,10 @@ from decad.cli.options import PATH
 @click.command()
 @click.option("--model", type=PATH, required=True, help="Hugging Face directory.")
 @click.option(
-    "--methods", default="adamw,lora,badam,decad", show_default=True, help="Which, separated by commas."
+    "--methods",
+    default="adamw,lora,badam,decad,decad-adapters,adapters-alone",
+    show_default=True,
+    help="Which, separated by commas.",
 )
 @click.option(
     "--dtype",
@@ -43,7 +46,7 @@ from decad.cli.options import PATH
     show_default=True,
     help="Compute threads; 0: torch's choice.",
 )
-@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of LoRA's adapters.")
+@click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of adapters.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 def cost(as_json: bool, methods: str, **options: Any) -> None:
     """Seconds and memory of a step of each method on this machine, beside what a formula says.
@@ -65,12 +68,12 @@ def cost(as_json: bool, methods: str, **options: Any) -> None:
         click.echo(json.dumps([{**made.plain(), "formula": said[made.method]} for made in found]))
         return
     click.echo(
-        f"{'method':<7} {'trained':>13} {'step s':>7} {'weights':>10} {'gradients':>10} {'optimiser':>10} "
+        f"{'method':<14} {'trained':>13} {'step s':>7} {'weights':>10} {'gradients':>10} {'optimiser':>10} "
         f"{'activations':>11} {'peak':>10} {'formula':>10}"
     )
     for made in found:
         parts = " ".join(f"{size(part):>10}" for part in (made.weights, made.gradients, made.optimiser))
         click.echo(
-            f"{made.method:<7} {made.trained:>13,} {made.step_s:>7.3f} {parts} {size(made.activations):>11} "
+            f"{made.method:<14} {made.trained:>13,} {made.step_s:>7.3f} {parts} {size(made.activations):>11} "
             f"{size(made.peak):>10} {size(said[made.method]):>10}"
         )
