@@ -30,6 +30,8 @@ SEQ_LEN, BATCH, INNER_STEPS, TEST_SEQUENCES = 128, 2, 2, 16
 RATE_ALONE = "6e-4"
 """Better for a peer alone than what suits the model's width, which is for peers together (docs/adr/0020)."""
 ADAPTERS = ("--adapters", "8")
+SETTLE = ("--settle", "2")
+"""All of a few peers meet all others: mixed once each has the average of all."""
 
 
 def main() -> int:
@@ -45,7 +47,7 @@ def main() -> int:
     peers, tests = _prepare_data(count)
     shutil.rmtree(WORK / "runs", ignore_errors=True)
     common = ["--model", str(MODEL), "--steps", str(steps), "--schedule", f"linear:{steps}"]
-    common += ["--seq-len", str(SEQ_LEN), "--batch-size", str(BATCH), "--inner-steps", str(INNER_STEPS)]
+    common += [*SETTLE, "--seq-len", str(SEQ_LEN), "--batch-size", str(BATCH), "--inner-steps", str(INNER_STEPS)]
     common += ["--held-out", "0.05", "--eval-batches", "4", "--eval-every", str(2 * steps)]
 
     print(f"1. Alone: {count} peers that know of nobody.")
