@@ -47,7 +47,15 @@ def main() -> int:
     peers, tests = _prepare_data(count)
     shutil.rmtree(WORK / "runs", ignore_errors=True)
     common = ["--model", str(MODEL), "--steps", str(steps), "--schedule", f"linear:{steps}"]
-    common += [*SETTLE, "--seq-len", str(SEQ_LEN), "--batch-size", str(BATCH), "--inner-steps", str(INNER_STEPS)]
+    common += [
+        *SETTLE,
+        "--seq-len",
+        str(SEQ_LEN),
+        "--batch-size",
+        str(BATCH),
+        "--inner-steps",
+        str(INNER_STEPS),
+    ]
     common += ["--held-out", "0.05", "--eval-batches", "4", "--eval-every", str(2 * steps)]
 
     print(f"1. Alone: {count} peers that know of nobody.")

@@ -29,10 +29,16 @@ CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "co
 ROWS = [
     # flags; files; exit code; words
     (
+        "--model llama --blocks some",
+        {},
+        CONFIG,
+        "--blocks some is not known. Use layers, sublayers, a number",
+    ),
+    (
         "--model llama --blocks none",
         {},
         CONFIG,
-        "--blocks none is not known. Use layers, sublayers, a number",
+        "--blocks none trains nothing without adapters: give --adapters",
     ),
     ("--model llama --blocks 500", {}, CONFIG, "--blocks 500: this model can be divided evenly into 1 to"),
     ("--model llama --blocks a=model.lay", {}, CONFIG, "--blocks: 'model.lay' matches no parameter"),
