@@ -11,28 +11,30 @@ from statistics import median
 from typing import Any
 
 from decad.config import RunSpec
+from decad.core.schedule import training_end
 
 ALONE = 2.0
 """The blocks' rate times the width, where blocks alone are trained."""
 BESIDE_ADAPTERS = 1.3
 """The blocks', beside adapters that are trained in every step."""
 OF_ADAPTERS = 2.5
+STEADY = 0.3
+"""Part of all these where the rate never falls to zero: what noise does is not mended in the end."""
 WITHOUT_WIDTH = 1000
 """Width of a module without any matrix."""
 
 
-def suited_rate(module: Any, times_width: float = ALONE) -> float:
+def suited_rate(module: Any, times_width: float = STEADY * ALONE) -> float:
     """Peak learning rate for ``module``."""
     return float(f"{times_width / (width_of(module) or WITHOUT_WIDTH):.3g}")
 
 
 def rates(module: Any, spec: RunSpec) -> dict[str, float]:
     """``lr`` and ``adapter_lr`` of a run: those of ``spec``, and what suits ``module`` where it has none."""
-    lr = spec.lr or suited_rate(module, BESIDE_ADAPTERS if spec.adapters else ALONE)
-    return {
-        "lr": lr,
-        "adapter_lr": spec.adapter_lr or (suited_rate(module, OF_ADAPTERS) if spec.adapters else 0.0),
-    }
+    part = 1.0 if training_end(spec.schedule) else STEADY
+    lr = spec.lr or suited_rate(module, part * (BESIDE_ADAPTERS if spec.adapters else ALONE))
+    beside = suited_rate(module, part * OF_ADAPTERS) if spec.adapters else 0.0
+    return {"lr": lr, "adapter_lr": spec.adapter_lr or beside}
 
 
 def width_of(module: Any) -> int:
