@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from decad.core.constants import AdamConstants
 from decad.core.overlay import parse_overlay
-from decad.core.schedule import Schedule, learning_rate, training_end
+from decad.core.schedule import Schedule, earliest, learning_rate, training_end
 from decad.errors import ConfigError
 from decad.paths import user_path
 
@@ -135,7 +135,7 @@ class RunSpec(BaseModel):
 
     def calendar(self, blocks: int, brought_forward: int = 0) -> Schedule:
         """When which of so many blocks is trained or only mixed; ``brought_forward``: an earlier end, 0 for none."""
-        end = min(filter(None, (training_end(self.schedule), brought_forward)), default=0)
+        end = earliest(training_end(self.schedule), brought_forward)
         return Schedule(blocks, self.inner_steps, self.order, self.seed, end, self.settle)
 
     @property

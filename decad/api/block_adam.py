@@ -17,7 +17,7 @@ from decad.core.constants import AdamConstants
 from decad.core.schedule import Order, Schedule, warmed
 from decad.model.division import divide
 from decad.model.dtypes import DTYPES
-from decad.model.rate import suited_rate
+from decad.model.rate import ALONE, STEADY, suited_rate
 from decad.model.rounding import round_stochastically
 
 _DEFAULT = RunSpec()
@@ -80,14 +80,9 @@ class BlockAdam(Optimizer):
             raise ValueError(
                 "A module is trained in float32 or in bfloat16, all of it. Convert it with its `to`."
             )
+        rate = lr or suited_rate(module, STEADY * ALONE)
         defaults = {
-            **{
-                "lr": lr or suited_rate(module),
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "clip": clip,
-            },
+            **{"lr": rate, "betas": betas, "eps": eps, "weight_decay": weight_decay, "clip": clip},
             "warmup": warmup,
         }
         super().__init__(trained.values(), defaults)

@@ -18,38 +18,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @settings_options(
-    *(
-        "--model",
-        "--data",
-        "--steps",
-        "--task",
-        "--labels",
-        "--blocks",
-        "--freeze",
-        "--inner-steps",
-        "--order",
-        "--lr",
-    ),
-    *(
-        "--schedule",
-        "--warmup",
-        "--adapters",
-        "--adapter-lr",
-        "--weight-decay",
-        "--clip",
-        "--beta1",
-        "--beta2",
-    ),
-    *(
-        "--eps",
-        "--seq-len",
-        "--batch-size",
-        "--micro-batch",
-        "--gradient-checkpointing",
-        "--seed",
-        "--device",
-    ),
-    *("--dtype", "--threads", "--max-bad", "--held-out", "--eval-batches"),
+    *("--model", "--data", "--steps", "--task", "--labels", "--blocks", "--freeze", "--inner-steps"),
+    *("--order", "--lr", "--schedule", "--warmup", "--adapters", "--adapter-lr", "--weight-decay"),
+    *("--clip", "--beta1", "--beta2", "--eps", "--seq-len", "--batch-size", "--micro-batch"),
+    *("--gradient-checkpointing", "--seed", "--device", "--dtype", "--threads"),
+    *("--max-bad", "--held-out", "--eval-batches"),
 )
 @click.option(
     "--machines",

@@ -175,6 +175,11 @@ def last_step(wanted: int, schedule: Schedule) -> int:
     return schedule.over
 
 
+def earliest(*ends: int) -> int:
+    """The first of some ends, of which 0 is none; 0 if there is none."""
+    return min(filter(None, ends), default=0)
+
+
 def training_end(schedule: str) -> int:
     """The step from which a schedule trains nothing any more; 0 for one that goes on. Raises ConfigError."""
     _, end, floor = _parse(schedule)

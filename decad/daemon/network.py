@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from decad._proto import peer_pb2 as pb
 from decad.core.constants import MAX_STEP
+from decad.core.schedule import earliest
 from decad.daemon.context import PeerContext
 from decad.daemon.discovery import Discovery
 from decad.daemon.exchange import Exchange
@@ -84,9 +85,9 @@ class Network:
             self._links.attempt(session, lambda s: s.tell_beacon(force))
 
     def bring_forward(self, end: int) -> None:
-        """Have the training of all peers end before step ``end``, unless it does so earlier."""
-        if not self.end or end < self.end:
-            self.end = end
+        """Have the training of all peers end before step ``end``, unless it does so earlier; 0 changes nothing."""
+        if (first := earliest(self.end, end)) != self.end:
+            self.end = first
             for session in list(self._links.sessions.values()):
                 self._links.attempt(session, lambda s: s.tell_beacon(force=True))
             self.neighbourhood.changed.set()

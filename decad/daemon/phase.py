@@ -153,10 +153,7 @@ class ActiveBlock:
     def half_step(self, gradient: Tensor, step: int) -> dict[Section, Tensor]:
         """`local_step`, then encode what travels. Returns zeroed accumulators; ``gradient`` is used up."""
         self.local_step(gradient, step)
-        outgoing = {Section.BLOCK: self.theta, **self._moments.outgoing(self.block, self.state)}
-        if self._adapters is not None:
-            outgoing[Section.ADAPTERS] = self._adapters.theta
-        self.coding.encoder.encode(self._staging.to_host(outgoing))
+        self._encode(self._moments.outgoing(self.block, self.state))
         return self._staging.accumulators(gradient[: self.block.numel])
 
     def still_step(self) -> dict[Section, Tensor]:
@@ -164,18 +161,22 @@ class ActiveBlock:
         if self.state.updates == 0:
             self.state.m.copy_(self.theta)
         self.state.updates += 1
-        outgoing = {Section.BLOCK: self.theta}
+        self._encode({})
+        return self._staging.accumulators(self.state.v)
+
+    def _encode(self, moments: Mapping[Section, Tensor]) -> None:
+        outgoing = {Section.BLOCK: self.theta, **moments}
         if self._adapters is not None:
             outgoing[Section.ADAPTERS] = self._adapters.theta
         self.coding.encoder.encode(self._staging.to_host(outgoing))
-        return self._staging.accumulators(self.state.v)
 
     def finish_still(self, mixer: Mixer, inner: int, passes: int, rho: float) -> None:
         """In the place of `finish_step`. ``inner``: the step's place in its phase; ``passes``: in which nothing was
         trained before it; ``rho``: see `chebyshev`."""
         d = self._staging.to_device(mixer.finish())
-        # Who came in the middle has no step before this one, and a rule that bounds or chooses is not linear.
-        rho = rho if self._rule.robust == "none" else 0.0
+        if self._rule.robust != "none":  # what bounds or chooses is not linear
+            rho = 0.0
+        # Who came in the middle has no step before this one.
         omega = relaxation(inner, rho) if self.state.updates > 1 else 1.0
         accelerate(self.theta, d[Section.BLOCK], self.state.m, omega)
         if self._adapters is not None:

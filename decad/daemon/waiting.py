@@ -16,7 +16,9 @@ SETTLE_S = 3.0
 REACH_S = 15.0
 """A fresh peer that reaches nobody of ``--peers`` within this time gives up."""
 LINGER_S = 5.0
-"""A peer that is done stays at least so long for neighbours that still need its last block."""
+"""A peer that is done stays so long for neighbours that still need its last block, and again while they fetch."""
+LONGEST_S = 600.0
+"""It stays no longer for anybody: who fetches for ever would have it run for ever."""
 POLL_S = 0.2
 
 
@@ -72,11 +74,12 @@ async def linger(network: Network, progress: Progress, stop: asyncio.Event, give
     """Stay until the neighbours have finished this peer's last step too, or for a few seconds in which they fetched
     nothing; ``given``: what they did fetch."""
     progress.activity = Activity.FINISHED
-    fetched = -1
-    while not stop.is_set() and given.fetch != fetched:
+    loop = asyncio.get_running_loop()
+    last, fetched = loop.time() + LONGEST_S, -1
+    while not stop.is_set() and given.fetch != fetched and loop.time() < last:
         fetched = given.fetch
         with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout_at(min(last, loop.time() + LINGER_S)):
                 while not stop.is_set() and network.neighbourhood.anybody_before(progress.step):
                     await network.neighbourhood.wait_change()
                 return

@@ -2,8 +2,8 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) over a grid of rates around what suits the model's
 width: many with short runs, the best of them with longer ones. Each is a run of its own from the base model, with the
-schedule and the phases of the real one shortened to its length, since a rate that is best in the middle of a long
-schedule need not be best at the end of a short one.
+schedule of the real one shortened to its length, since a rate that is best in the middle of a long schedule need not be
+best at the end of a short one. Phases keep their length (docs/adr/0020-the-rate-follows-the-width.md).
 
 What many machines do in a step is done by this one: as many batches, each with moments of its own, and the mean of
 their moves. That is DECA on a full overlay with the moment rule `none`. Mixing takes the noise out of the steps, so

@@ -24,7 +24,7 @@ WITHOUT_WIDTH = 1000
 """Width of a module without any matrix."""
 
 
-def suited_rate(module: Any, times_width: float = STEADY * ALONE) -> float:
+def suited_rate(module: Any, times_width: float) -> float:
     """Peak learning rate for ``module``."""
     return float(f"{times_width / (width_of(module) or WITHOUT_WIDTH):.3g}")
 

@@ -6,6 +6,7 @@ from decad.core.schedule import (
     Order,
     Position,
     Schedule,
+    earliest,
     horizon,
     last_step,
     learning_rate,
@@ -67,6 +68,10 @@ def test_who_stays_to_the_end_settles_too(wanted: int, end: int, settle: int, la
 )
 def test_training_ends_where_the_rate_comes_to_zero(schedule: str, end: int) -> None:
     assert training_end(schedule) == end
+
+
+def test_no_end_is_later_than_any() -> None:
+    assert [earliest(), earliest(0, 0), earliest(0, 7), earliest(7, 0), earliest(7, 5)] == [0, 0, 7, 7, 5]
 
 
 def test_constant_rate() -> None:

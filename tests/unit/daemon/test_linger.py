@@ -1,0 +1,50 @@
+"""How long a peer that is done stays for others."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from decad.daemon import waiting
+from decad.daemon.progress import Progress
+from decad.wire.counters import ByteCounter
+
+
+def network(given: ByteCounter, fetched: int, behind: bool = True) -> Any:
+    """Of neighbours that fetch ``fetched`` bytes whenever one looks."""
+
+    async def wait_change() -> None:
+        given.count_fetch(fetched)
+        await asyncio.sleep(0.001)
+
+    near = SimpleNamespace(anybody_before=lambda step: behind, wait_change=wait_change)
+    return SimpleNamespace(neighbourhood=near)
+
+
+async def lingered(fetched: int, behind: bool = True) -> float:
+    given, loop = ByteCounter(), asyncio.get_running_loop()
+    begun = loop.time()
+    async with asyncio.timeout(10):
+        await waiting.linger(network(given, fetched, behind), Progress(), asyncio.Event(), given)
+    return loop.time() - begun
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LINGER_S", 0.05)
+    monkeypatch.setattr(waiting, "LONGEST_S", 0.3)
+
+
+async def test_nobody_behind_is_nobody_to_stay_for() -> None:
+    assert await lingered(0, behind=False) < 0.05
+
+
+async def test_one_that_fetches_nothing_is_stayed_for_once() -> None:
+    assert 0.05 <= await lingered(0) < 0.3
+
+
+async def test_one_that_fetches_is_stayed_for_longer_but_not_for_ever() -> None:
+    assert await lingered(1) >= 0.3
