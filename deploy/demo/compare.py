@@ -71,14 +71,15 @@ def on_own_domain(
     adapted: Mapping[str, Mapping[str, float]],
     own: Mapping[str, str],
 ) -> str:
-    """A line for each peer (``own``: name -> domain): its loss there before, alone, together and with adapters."""
+    """A line for each peer (``own``: name -> domain): its loss there before, alone, and together without adapters and
+    with them, and what joining did to the last."""
     lines = []
     for name, domain in own.items():
         gain = alone[name][domain] - adapted[name][domain]
         verdict = f"joining bought {gain:.3f}" if gain > 0 else f"joining cost {-gain:.3f}"
         lines.append(
-            f"{name}: base {base[domain]:.3f}, alone {alone[name][domain]:.3f}, together "
-            f"{together[name][domain]:.3f}, with adapters {adapted[name][domain]:.3f}: {verdict}."
+            f"{name}: base {base[domain]:.3f}, alone {alone[name][domain]:.3f}, together without adapters "
+            f"{together[name][domain]:.3f}, together {adapted[name][domain]:.3f}: {verdict}."
         )
     return "\n".join(lines)
 
