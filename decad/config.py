@@ -102,7 +102,8 @@ class RunSpec(BaseModel):
     robust: Literal["none", "clip", "median", "trimmed"] = "none"
     """Against faulty members: clip bounds how far one neighbour pulls; median, trimmed: order statistics of values."""
     overlay: str = "full"
-    """full | ring | line | exponential | random:K | edges:NAME-NAME,... with names or id prefixes | edges:@FILE."""
+    """full | ring | line | exponential | random:K | erdos:P | edges:NAME-NAME,... with names or id prefixes |
+    edges:@FILE."""
     eval_every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations on held-out data; 0 means at the end of every round."""
 

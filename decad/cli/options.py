@@ -120,7 +120,7 @@ _SETTINGS = (
     (
         "--overlay",
         "KIND",
-        "full, ring, line, exponential, random:K, edges:A-B,B-C or edges:@FILE.  [default: full]",
+        "full, ring, line, exponential, random:K, erdos:P, edges:A-B,B-C or edges:@FILE.  [default: full]",
     ),
     ("--task", "TASK", "causal-lm or classification; auto: as the model was made for.  [default: auto]"),
     ("--labels", "A,B,C", "A classifier's classes, in order.  [default: those that the model names]"),

@@ -8,6 +8,10 @@ random:K is the union of K rings, each through all peers in the order of a hash 
 connects everybody; nobody has more than 2K neighbours; a join or leave changes at most 3K edges. Measured (20 sets of
 ids up to 128 peers, then fewer): for K = 3 the second eigenvalue modulus of W is 0.74 with 32 peers, 0.78 with 128,
 0.79 with 1000. Why this and not rendezvous hashing: docs/adr/0012-random-overlays-are-rings-in-hashed-order.md.
+
+erdos:P is for comparing with what is published (DECA section 5): each pair is an edge with the probability P, decided
+by a hash of both ids. What is left unconnected by chance is joined into a line, from the lowest id of a piece to the
+lowest of the next. A daemon computes all pairs, and its neighbours grow with the peers: random:K is for use.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import product
+from itertools import combinations, pairwise, product
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,9 +42,11 @@ class Overlay(NamedTuple):
     """An overlay's text, taken apart."""
 
     kind: str
-    """full | ring | line | exponential | random | edges."""
+    """full | ring | line | exponential | random | erdos | edges."""
     rings: int = 1
     """K of random:K."""
+    density: float = 0.0
+    """P of erdos:P."""
     edges: tuple[tuple[str, str], ...] = ()
     """Of edges:A-B,C-D: both ends of each, names or prefixes of ids."""
 
@@ -53,12 +59,14 @@ def parse_overlay(text: str) -> Overlay:
     kind, _, rest = text.partition(":")
     if kind == "random" and re.fullmatch(r"[1-9][0-9]?", rest) and int(rest) <= MOST_RINGS:
         return Overlay(kind, rings=int(rest))
+    if kind == "erdos" and re.fullmatch(r"0?\.[0-9]{1,6}", rest) and float(rest) > 0:
+        return Overlay(kind, density=float(rest))
     edges = [re.fullmatch(r"([\w.]+)-([\w.]+)", edge) for edge in rest.split(",")]
     if kind == "edges" and all(edges):
         return Overlay(kind, edges=tuple((edge[1], edge[2]) for edge in edges if edge))
     raise ConfigError(
-        f"write full, ring, line, exponential, random:K (K from 1 to {MOST_RINGS}) or edges:A-B,B-C (peer names or id "
-        "prefixes)"
+        f"write full, ring, line, exponential, random:K (K from 1 to {MOST_RINGS}), erdos:P (P between 0 and 1, as in "
+        "erdos:0.5) or edges:A-B,B-C (peer names or id prefixes)"
     )
 
 
@@ -68,9 +76,10 @@ def neighbours(
     """Ids of the peers that ``me`` mixes with; the relation is symmetric for equal ``members`` and ``names``.
 
     ``overlay``: full | ring | line (a ring that is open between the highest id and the lowest) | exponential
-    (i +- 2^k over the sorted ids, for hops up to half the ring) | random:K (K rings in hashed orders) |
-    edges:A-B,C-D, each end a peer's name or else a prefix of ids. An end that nobody answers to gives no edge; one
-    that several answer to gives an edge to each. ``names``: id -> name.
+    (i +- 2^k over the sorted ids, for hops up to half the ring) | random:K (K rings in hashed orders) | erdos:P
+    (each pair with the probability P, pieces joined) | edges:A-B,C-D, each end a peer's name or else a prefix of
+    ids. An end that nobody answers to gives no edge; one that several answer to gives an edge to each. ``names``:
+    id -> name.
     Raises ConfigError for an overlay that is none of these.
     """
     parsed, everybody = parse_overlay(overlay), frozenset(members) | {me}
@@ -79,6 +88,8 @@ def neighbours(
     if parsed.kind == "edges":
         listed = _listed(parsed, everybody, names)
         return frozenset(theirs for mine, theirs in listed if mine == me) - {me}
+    if parsed.kind == "erdos":
+        return _erdos(parsed.density, everybody)[me]
     found = (ring.beside(ring.order.index(me)) for ring in _rings(parsed, everybody))
     return frozenset().union(*found) - {me}
 
@@ -90,6 +101,8 @@ def graph(
     parsed, ids = parse_overlay(overlay), sorted(members)
     if parsed.kind == "full":
         return {me: frozenset(ids) - {me} for me in ids}
+    if parsed.kind == "erdos":
+        return dict(_erdos(parsed.density, frozenset(ids)))
     found = defaultdict[str, set[str]](set)
     if parsed.kind == "edges":
         for mine, theirs in _listed(parsed, ids, names):
@@ -143,8 +156,37 @@ def _rings(overlay: Overlay, peers: Collection[str]) -> Iterator[_Ring]:
         yield _Ring(ids, hops, closed=overlay.kind != "line")
 
 
+@lru_cache(maxsize=8)
+def _erdos(density: float, peers: frozenset[str]) -> Mapping[str, frozenset[str]]:
+    """In the order of ids."""
+    ids = sorted(peers)
+    near: dict[str, set[str]] = {me: set() for me in ids}
+    least = int(density * (1 << 64)).to_bytes(8, "big")
+    edges = [pair for pair in combinations(ids, 2) if _hashed(*pair) < least]
+    for one, other in [*edges, *pairwise(_lowest_of_pieces(ids, edges))]:
+        near[one].add(other)
+        near[other].add(one)
+    return MappingProxyType({me: frozenset(found) for me, found in near.items()})
+
+
+def _lowest_of_pieces(ids: Sequence[str], edges: Sequence[tuple[str, str]]) -> list[str]:
+    """Of each connected piece of the graph its lowest id, in order. ``edges``: each as (lower, higher)."""
+    above = {me: me for me in ids}
+
+    def lowest(me: str) -> str:
+        while above[me] != me:
+            above[me] = me = above[above[me]]
+        return me
+
+    for one, other in edges:
+        low, high = sorted((lowest(one), lowest(other)))
+        above[high] = low
+    return [me for me in ids if above[me] == me]
+
+
 @lru_cache(maxsize=1 << 16)
-def _hashed(ring: int, peer: str) -> bytes:
+def _hashed(ring: int | str, peer: str) -> bytes:
+    """``ring``: of random:K; of erdos:P the lower id of a pair."""
     return blake2b(f"{ring}/{peer}".encode(), digest_size=8).digest()
 
 

@@ -11,7 +11,9 @@ from decad.core.moments import moment_rule
 from decad.core.overlay import edge_weight, neighbours
 from decad.core.section import Section
 
-overlays = st.sampled_from(["full", "ring", "line", "exponential", "random:2", "edges:0-1,1-2,1-3,3-4"])
+overlays = st.sampled_from(
+    ["full", "ring", "line", "exponential", "random:2", "erdos:0.3", "edges:0-1,1-2,1-3,3-4"]
+)
 
 
 @settings(deadline=None, max_examples=50)

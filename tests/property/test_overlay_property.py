@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from decad.core.overlay import graph, mixing_matrix, neighbours
 
-named = st.sampled_from(["full", "ring", "line", "exponential", "random:1", "random:2", "random:4"])
+named = st.sampled_from(
+    ["full", "ring", "line", "exponential", "random:1", "random:2", "random:4", "erdos:0.1", "erdos:0.5"]
+)
 members = st.sets(st.text("0123456789abcdef", min_size=3, max_size=6), min_size=1, max_size=20)
 
 

@@ -17,6 +17,17 @@ RANDOM_2 = {
     "h": "cdfg",
 }
 
+ERDOS_04 = {
+    "a": "bcfgh",
+    "b": "afh",
+    "c": "adef",
+    "d": "ceg",
+    "e": "cd",
+    "f": "abcg",
+    "g": "adfh",
+    "h": "abg",
+}
+
 
 @pytest.mark.parametrize(
     ("overlay", "members", "me", "expected"),
@@ -34,6 +45,9 @@ RANDOM_2 = {
         ("exponential", "a", "a", ""),
         ("random:3", "ab", "a", "b"),
         ("random:3", "a", "a", ""),
+        ("erdos:0.5", "a", "a", ""),
+        ("erdos:.000001", "abcd", "b", "ac"),
+        ("erdos:0.999999", "abcd", "b", "acd"),
     ],
 )
 def test_neighbours_of_a_named_overlay(overlay: str, members: str, me: str, expected: str) -> None:
@@ -75,13 +89,25 @@ def test_random_rings_are_the_same_on_every_machine_and_in_every_version() -> No
     assert {me: "".join(sorted(near)) for me, near in graph("random:2", EIGHT).items()} == RANDOM_2
 
 
+def test_an_erdos_graph_is_the_same_on_every_machine_and_in_every_version() -> None:
+    assert {me: "".join(sorted(near)) for me, near in graph("erdos:0.4", EIGHT).items()} == ERDOS_04
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5])
+def test_an_erdos_graph_has_its_share_of_the_pairs(density: float) -> None:
+    members = [f"{number:04x}" for number in range(200)]
+    edges = sum(len(near) for near in graph(f"erdos:{density}", members).values()) / 2
+    assert edges / (200 * 199 / 2) == pytest.approx(density, abs=0.01)
+
+
 @pytest.mark.parametrize(
     "overlay",
-    ["star", "edges:", "edges:a", "edges:a-b-c", "edges:@a-b", "ring:3", "random", "random:0", "random:33"],
+    ["star", "edges:", "edges:a", "edges:a-b-c", "edges:@a-b", "ring:3", "random", "random:0", "random:33"]
+    + [f"erdos{rest}" for rest in ("", ":", ":0", ":0.0", ":1", ":1.5", ":-0.1", ":nan", ":.0000001")],
 )
 def test_an_unknown_overlay_is_the_operators_to_mend(overlay: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"write full, ring, line, exponential, random:K .* or edges:A-B,B-C"
+        ConfigError, match=r"write full, ring, line, exponential, random:K .*, erdos:P .* or edges:A-B,B-C"
     ):
         parse_overlay(overlay)
 

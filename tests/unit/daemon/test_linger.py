@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.cluster import simulated
 
 from decad.daemon import waiting
 from decad.daemon.progress import Progress
 from decad.wire.counters import ByteCounter
-from support.cluster import simulated
 
 LOOK_S = 1.0
 """Virtual seconds between two changes in the neighbourhood."""
