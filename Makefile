@@ -61,6 +61,7 @@ bench: $(VENV)/.dev $(VENV)/.demo ## Measure speed and memory (ratios within one
 	$(BIN)/python tests/bench/bench_join.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_step.py --model $(MODEL)
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_checkpoint.py --model $(MODEL)
+	$(BIN)/decad lab cost --model $(MODEL)
 
 network-check: $(VENV)/.dev ## Compare what `decad lab network` predicts with daemons on narrow lines (as root)
 	PYTHONPATH=tests $(BIN)/python tests/bench/network_check.py
