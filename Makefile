@@ -70,7 +70,7 @@ results-quick: $(VENV)/.dev ## Compare six ways of training a small model togeth
 	$(BIN)/decad lab fetch domains byte-lm-bible --into .lab
 	$(MAKE) .lab/results/small-lm-quick/comparison/report.md
 
-PLANS = small-lm-tuned small-lm-settings small-lm-exponential topics small-lm-16 small-lm-32 smollm2
+PLANS = small-lm-tuned small-lm-settings small-lm-exponential topics small-lm-16 small-lm-32 smollm2 smollm2-long published
 results: $(VENV)/.dev ## Make the figures of docs/results.md (a night on two cores; goes on where it was interrupted)
 	$(BIN)/decad lab fetch domains topics byte-lm byte-lm-bible minilm smollm2 --into .lab
 	$(MAKE) $(PLANS:%=.lab/results/%/comparison/report.md)

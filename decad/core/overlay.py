@@ -9,7 +9,7 @@ connects everybody; nobody has more than 2K neighbours; a join or leave changes 
 ids up to 128 peers, then fewer): for K = 3 the second eigenvalue modulus of W is 0.74 with 32 peers, 0.78 with 128,
 0.79 with 1000. Why this and not rendezvous hashing: docs/adr/0012-random-overlays-are-rings-in-hashed-order.md.
 
-erdos:P is for comparing with what is published (DECA section 5): each pair is an edge with the probability P, decided
+erdos:P is for comparing with what is published: each pair is an edge with the probability P, decided
 by a hash of both ids. What is left unconnected by chance is joined into a line, from the lowest id of a piece to the
 lowest of the next. A daemon computes all pairs, and its neighbours grow with the peers: random:K is for use.
 """
